@@ -1,0 +1,55 @@
+"""Every failure that SharpCam explains.
+
+Each class is a `SharpCamError` and the fitting builtin in one (the way PyAV does it), so that callers may
+catch either. `str(error)` is one line with the thing and the cause; `error.hint` is the way out.
+"""
+
+
+class SharpCamError(Exception):
+    """Base of all errors that SharpCam raises on purpose.
+
+    `hint` tells in one line what the user can do about it; it may be empty.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ConfigError(SharpCamError, ValueError):
+    """A flag, an environment variable or a configuration file holds something that cannot be used."""
+
+
+class DeviceNotFound(SharpCamError, FileNotFoundError):
+    """No such camera or virtual camera."""
+
+
+class DeviceBusy(SharpCamError, BlockingIOError):
+    """Another program holds the camera or virtual camera."""
+
+
+class DeviceLost(SharpCamError, ConnectionResetError):
+    """A device that was open has gone away or stopped answering."""
+
+
+class DeviceDenied(SharpCamError, PermissionError):
+    """The user may not open the device."""
+
+
+class FormatMismatch(SharpCamError, ValueError):
+    """A device or file cannot deliver or take the asked format or size."""
+
+
+class MediaError(SharpCamError, OSError):
+    """A picture or video file cannot be read or written."""
+
+
+class ModelError(SharpCamError, ValueError):
+    """A model is unknown, corrupt, or not one that SharpCam can run."""
+
+
+class ProviderUnavailable(SharpCamError, RuntimeError):
+    """The asked execution provider does not run here."""

@@ -1,0 +1,132 @@
+"""The one thing that passes through SharpCam: an I420 frame in one contiguous buffer, and a pool of them."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpcam.errors import FormatMismatch
+
+MAX_SIDE = 7680
+
+
+class ColorRange(StrEnum):
+    LIMITED = "limited"  # luma 16..235, what cameras' YUYV and nearly all video carries
+    FULL = "full"  # 0..255, what MJPEG carries
+
+
+class ColorMatrix(StrEnum):
+    BT601 = "bt601"
+    BT709 = "bt709"
+
+
+@dataclass(frozen=True, slots=True)
+class Color:
+    """How the numbers of a frame stand for colours."""
+
+    range: ColorRange = ColorRange.LIMITED
+    matrix: ColorMatrix = ColorMatrix.BT601
+
+
+class Frame:
+    """One I420 picture.
+
+    `buffer` is C-contiguous uint8 of shape (H * 3 // 2, W): H rows of luma, then the U plane, then the V
+    plane, each (H // 2, W // 2). `y`, `uv` and `planes` are views of it, never copies.
+
+    `sequence` counts the source's frames (a gap means that some were lost before us), `captured_ns` is
+    `time.monotonic_ns()` at capture.
+    """
+
+    __slots__ = ("_pool", "buffer", "captured_ns", "color", "sequence", "uv", "y")
+
+    def __init__(self, width: int, height: int, color: Color | None = None) -> None:
+        check_size(width, height)
+        self.buffer: NDArray[np.uint8] = np.empty((height * 3 // 2, width), np.uint8)
+        self.y: NDArray[np.uint8] = self.buffer[:height].reshape(1, 1, height, width)
+        self.uv: NDArray[np.uint8] = self.buffer[height:].reshape(1, 2, height // 2, width // 2)
+        self.color = color or Color()
+        self.sequence = 0
+        self.captured_ns = 0
+        self._pool: FramePool | None = None
+
+    @property
+    def width(self) -> int:
+        return int(self.y.shape[3])
+
+    @property
+    def height(self) -> int:
+        return int(self.y.shape[2])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.width, self.height
+
+    @property
+    def planes(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+        """Y (H, W), U (H/2, W/2) and V (H/2, W/2)."""
+        return self.y[0, 0], self.uv[0, 0], self.uv[0, 1]
+
+    def copy_facts(self, other: Frame) -> None:
+        """Takes over sequence, capture time and colour of `other`, not its pixels."""
+        self.sequence, self.captured_ns, self.color = other.sequence, other.captured_ns, other.color
+
+    def fill(self, y: int, u: int = 128, v: int = 128) -> None:
+        """Paints the frame in one colour."""
+        for plane, value in zip(self.planes, (y, u, v), strict=True):
+            plane[:] = value
+
+    def release(self) -> None:
+        """Gives the frame back to its pool; a frame that belongs to none is left to the garbage collector."""
+        if self._pool is not None:
+            self._pool._put(self)
+
+
+def check_size(width: int, height: int) -> None:
+    """Raises FormatMismatch unless (width, height) can be an I420 frame."""
+    if not (2 <= width <= MAX_SIDE and 2 <= height <= MAX_SIDE):
+        raise FormatMismatch(
+            f"frame size {width}x{height} is out of range (2 to {MAX_SIDE} a side)", "ask for a size such as 1280x720"
+        )
+    if width % 2 or height % 2:
+        raise FormatMismatch(
+            f"frame size {width}x{height} is odd; YUV 4:2:0 needs even sides",
+            f"use {width - width % 2}x{height - height % 2}",
+        )
+
+
+class FramePool:
+    """A few frames of one size, used again and again so that nothing is allocated per frame.
+
+    `acquire` makes a new frame when all are in use, so a leak shows as `allocated` growing and never as a
+    deadlock. Thread-safe.
+    """
+
+    def __init__(self, width: int, height: int, color: Color | None = None) -> None:
+        check_size(width, height)
+        self._size = (width, height)
+        self._color = color
+        self._free: deque[Frame] = deque()
+        self._lock = threading.Lock()
+        self.allocated = 0
+
+    def acquire(self) -> Frame:
+        with self._lock:
+            if self._free:
+                return self._free.pop()
+            self.allocated += 1
+        frame = Frame(*self._size, self._color)
+        frame._pool = self
+        return frame
+
+    def _put(self, frame: Frame) -> None:
+        with self._lock:
+            if any(f is frame for f in self._free):
+                raise RuntimeError("frame released twice")
+            self._free.append(frame)

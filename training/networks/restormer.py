@@ -45,8 +45,10 @@ class LayerNorm(nn.Module):
             bias = self.body.get_parameter("bias")
             pixels = F.layer_norm(pixels, weight.shape, weight, bias, eps=1e-5)
         else:
-            variance = pixels.float().var(-1, unbiased=False, keepdim=True)
-            pixels = (pixels * torch.rsqrt(variance + 1e-5)).to(x.dtype) * weight
+            pixels = pixels.to(
+                torch.promote_types(x.dtype, torch.float32)
+            )  # variances overflow half precision
+            pixels = pixels * torch.rsqrt(pixels.var(-1, unbiased=False, keepdim=True) + 1e-5) * weight
         return pixels.permute(0, 3, 1, 2)
 
 
@@ -291,7 +293,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
         raise ModelError(
-            f"{path} is not a checkpoint that can be read safely ({str(error).splitlines()[0]})",
+            f"{path} is not a checkpoint that can be read safely ({type(error).__name__})",
             "fetch it again, or save it as torch.save(model.state_dict(), path)",
         ) from error
     if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get("params"), Mapping):

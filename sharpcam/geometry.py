@@ -19,17 +19,17 @@ from sharpcam.frame import Color, ColorMatrix, ColorRange, Frame, check_size
 Fit = Literal["letterbox", "crop", "stretch"]
 U8 = NDArray[np.uint8]
 
-# AVColorSpace numbers of a frame, in the terms in which swscale is told of them
-_MATRICES = {
-    1: Colorspace.ITU709,
+# AVColorSpace numbers of pictures. swscale is bad at changing the matrix of YUV (it shifts luma by more than
+# a code, or takes 12 ms), so the two matrices that matter are left to `_recolor` and the rest to swscale
+_MATRICES = {1: ColorMatrix.BT709, 5: ColorMatrix.BT601, 6: ColorMatrix.BT601}
+_RARE_MATRICES = {
     4: Colorspace.FCC,
-    5: Colorspace.ITU601,
-    6: Colorspace.ITU601,
     7: Colorspace.SMPTE240M,
     9: Colorspace.BT2020,
     10: Colorspace.BT2020,
 }
 _SWS_MATRIX = {ColorMatrix.BT601: Colorspace.ITU601, ColorMatrix.BT709: Colorspace.ITU709}
+_EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 _AV_MATRIX = {ColorMatrix.BT601: 6, ColorMatrix.BT709: 1}  # AVCOL_SPC_SMPTE170M, AVCOL_SPC_BT709
 _AV_PRIMARIES = {ColorMatrix.BT601: 6, ColorMatrix.BT709: 1}
 _AV_RANGE = {ColorRange.LIMITED: AvRange.MPEG, ColorRange.FULL: AvRange.JPEG}
@@ -72,9 +72,30 @@ def to_rgb(frame: Frame, out: U8 | None = None) -> U8:
 
     Chroma is taken as sited in the middle of its four pixels and interpolated linearly.
     """
+    return _u8(cv2.transform(_merged(frame), yuv_to_rgb_matrix(frame.color), dst=out))
+
+
+def _merged(frame: Frame) -> U8:
+    """Y, U, V of `frame` at full size, (H, W, 3); chroma as in `to_rgb`."""
     y, u, v = frame.planes
-    yuv = cv2.merge([y, cv2.resize(u, frame.size), cv2.resize(v, frame.size)])
-    return _u8(cv2.transform(yuv, yuv_to_rgb_matrix(frame.color), dst=out))
+    return _u8(cv2.merge([y, cv2.resize(u, frame.size), cv2.resize(v, frame.size)]))
+
+
+def _split(yuv: U8, frame: Frame) -> None:
+    """The other way; chroma as in `from_rgb`."""
+    y, u, v = frame.planes
+    cv2.extractChannel(yuv, 0, y)
+    half = (frame.width // 2, frame.height // 2)
+    cv2.resize(cv2.extractChannel(yuv, 1), half, u, interpolation=cv2.INTER_AREA)
+    cv2.resize(cv2.extractChannel(yuv, 2), half, v, interpolation=cv2.INTER_AREA)
+
+
+def _recolor(frame: Frame, source: Color) -> None:
+    """Brings pixels of colour `source` in `frame` to the frame's own colour, without a stop in RGB."""
+    linear, offset = np.split(yuv_to_rgb_matrix(source), [3], axis=1)
+    back = rgb_to_yuv_matrix(frame.color)
+    whole = np.hstack([back[:, :3] @ linear, back[:, :3] @ offset + back[:, 3:]])
+    _split(_u8(cv2.transform(_merged(frame), whole)), frame)
 
 
 def from_rgb(rgb: U8, frame: Frame) -> None:
@@ -86,12 +107,7 @@ def from_rgb(rgb: U8, frame: Frame) -> None:
         raise FormatMismatch(
             f"an RGB picture of shape {rgb.shape}, {rgb.dtype} does not fit a {_x(frame.size)} frame"
         )
-    y, u, v = frame.planes
-    yuv = cv2.transform(rgb, rgb_to_yuv_matrix(frame.color))
-    cv2.extractChannel(yuv, 0, y)
-    half = (frame.width // 2, frame.height // 2)
-    cv2.resize(cv2.extractChannel(yuv, 1), half, u, interpolation=cv2.INTER_AREA)
-    cv2.resize(cv2.extractChannel(yuv, 2), half, v, interpolation=cv2.INTER_AREA)
+    _split(_u8(cv2.transform(rgb, rgb_to_yuv_matrix(frame.color))), frame)
 
 
 def to_video_frame(frame: Frame) -> av.VideoFrame:
@@ -108,8 +124,7 @@ def to_video_frame(frame: Frame) -> av.VideoFrame:
 
 def picture_color(picture: av.VideoFrame, guess: ColorMatrix = ColorMatrix.BT601) -> Color:
     """Range and matrix of a decoded picture; `guess` is the matrix of one that does not say (or of RGB)."""
-    matrix = {1: ColorMatrix.BT709, 5: ColorMatrix.BT601, 6: ColorMatrix.BT601}.get(picture.colorspace, guess)
-    return Color(_picture_range(picture), matrix)
+    return Color(_picture_range(picture), _MATRICES.get(picture.colorspace, guess))
 
 
 class Converter:
@@ -145,14 +160,17 @@ class Converter:
         scaled = self._scaled_size(source)
         frame.color = self.color
         is_rgb = picture.format.is_rgb
+        if scaled == source and picture.format.name in ("yuv422p", "yuvj422p") and picture.height % 2 == 0:
+            # what MJPEG cameras send: averaging pairs of chroma rows is ten times as fast as swscale's pass
+            y, u, v = _planes(picture)
+            self._place_planes([y, _mean_of_row_pairs(u), _mean_of_row_pairs(v)], picture, turn, frame)
+            return
         try:
             pixels = self._scaler.reformat(
                 picture,
                 *(scaled if upright else scaled[::-1]),
                 "rgb24" if is_rgb else "yuv420p",
                 **self._colors(picture, is_rgb),
-                # ACCURATE_RND costs three times as much and changes nothing where no filter runs
-                interpolation=Interpolation.BICUBIC,
                 threads=1,
             )
         except (av.FFmpegError, ValueError) as error:
@@ -163,7 +181,7 @@ class Converter:
         if is_rgb:
             self._place_rgb(_rgb_array(pixels), turn, frame)
         else:
-            self._place_planes(pixels, turn, frame)
+            self._place_planes(_planes(pixels), pixels, turn, frame)
 
     def _scaled_size(self, source: tuple[int, int]) -> tuple[int, int]:
         """The size to which swscale brings an upright picture of size `source`: before crop, without bars."""
@@ -179,23 +197,29 @@ class Converter:
         return max(wide, w), max(high, h)
 
     def _colors(self, picture: av.VideoFrame, is_rgb: bool) -> dict[str, int]:
-        """What swscale is told; it leaves the range as it is (it would shift chroma by half a code)."""
+        """What swscale is told. It keeps the range as it is, for it would shift chroma by half a code."""
         if is_rgb:
-            return {"src_color_range": AvRange.JPEG, "dst_color_range": AvRange.JPEG}
-        target = _SWS_MATRIX[self.color.matrix]
-        matrix = _MATRICES.get(picture.colorspace, target)
-        range_ = _AV_RANGE[_picture_range(picture)]
+            source = target = Colorspace.ITU601  # unused from RGB to RGB
+            range_ = AvRange.JPEG
+        else:
+            range_ = _AV_RANGE[_picture_range(picture)]
+            target = _SWS_MATRIX[_MATRICES.get(picture.colorspace, self.color.matrix)]
+            source = _RARE_MATRICES.get(picture.colorspace, target)
         return {
-            "src_colorspace": matrix,
+            "src_colorspace": source,
             "dst_colorspace": target,
             "src_color_range": range_,
             "dst_color_range": range_,
+            # exactness is slow, and where no colour changes there is nothing to be gained by it
+            "interpolation": Interpolation.BICUBIC | (0 if source == target else _EXACT),
         }
 
-    def _place_planes(self, pixels: av.VideoFrame, turn: int, frame: Frame) -> None:
-        tables = _range_tables(_picture_range(pixels), self.color.range)
-        black = 16 if self.color.range is ColorRange.LIMITED else 0
-        for index, (source, target) in enumerate(zip(_planes(pixels), frame.planes, strict=True)):
+    def _place_planes(self, planes: list[U8], picture: av.VideoFrame, turn: int, frame: Frame) -> None:
+        color = picture_color(picture, self.color.matrix)
+        recolor = color.matrix is not self.color.matrix
+        tables = None if recolor else _range_tables(color.range, self.color.range)
+        black = 16 if (color if recolor else self.color).range is ColorRange.LIMITED else 0
+        for index, (source, target) in enumerate(zip(planes, frame.planes, strict=True)):
             if turn:
                 source = _u8(cv2.rotate(source, _ROTATIONS[turn]))
             source, target = _overlap(source, target, 1 if index else 2, 128 if index else black)
@@ -203,6 +227,8 @@ class Converter:
                 np.copyto(target, source)
             else:
                 cv2.LUT(source, tables[min(index, 1)], target)
+        if recolor:
+            _recolor(frame, color)
 
     def _place_rgb(self, rgb: U8, turn: int, frame: Frame) -> None:
         if turn:
@@ -263,6 +289,10 @@ def _planes(picture: av.VideoFrame) -> list[U8]:
 
 def _rgb_array(picture: av.VideoFrame) -> U8:
     return _lines(picture.planes[0])[:, : picture.width * 3].reshape(picture.height, picture.width, 3)
+
+
+def _mean_of_row_pairs(plane: U8) -> U8:
+    return _u8(cv2.addWeighted(plane[::2], 0.5, plane[1::2], 0.5, 0.0))
 
 
 def _lines(plane: VideoPlane) -> U8:

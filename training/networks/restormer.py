@@ -9,16 +9,16 @@ therefore load as they stand (`load_weights`).
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sharpcam.errors import ModelError
+from training.weights import load_weights
+
+__all__ = ["Restormer", "load_weights", "pad_to_multiple", "tiled"]
 
 NormKind = Literal["WithBias", "BiasFree"]
 
@@ -276,45 +276,3 @@ def tiled(model: nn.Module, image: Tensor, tile: int = 720, overlap: int = 32) -
 def _starts(size: int, tile: int, stride: int) -> list[int]:
     """Where tiles begin: every `stride`, the last one flush with the end."""
     return [*range(0, size - tile, stride), max(size - tile, 0)]
-
-
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Loads a checkpoint into `model`, strictly: {"params": state dict} as published, or a plain state dict.
-
-    Raises ModelError when the file is missing, is no checkpoint, or does not fit.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ModelError(
-            f"no weights at {path}",
-            "fetch them with: python -m training.weights restormer-motion-deblurring",
-        )
-    try:
-        checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"{path} is not a checkpoint that can be read safely ({type(error).__name__})",
-            "fetch it again, or save it as torch.save(model.state_dict(), path)",
-        ) from error
-    if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get("params"), Mapping):
-        checkpoint = checkpoint["params"]
-    if not isinstance(checkpoint, Mapping) or not all(isinstance(v, Tensor) for v in checkpoint.values()):
-        raise ModelError(
-            f'{path} holds no state dict (nor {{"params": state dict}})',
-            "save it as torch.save(model.state_dict(), path)",
-        )
-    own = model.state_dict()
-    problems = [f"no {name}" for name in own if name not in checkpoint]
-    problems += [f"unknown {name}" for name in checkpoint if name not in own]
-    problems += [
-        f"{name} is {tuple(value.shape)}, not {tuple(own[name].shape)}"
-        for name, value in checkpoint.items()
-        if name in own and value.shape != own[name].shape
-    ]
-    if problems:
-        shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
-        raise ModelError(
-            f"{path} does not fit {type(model).__name__}: {shown}",
-            "build the network with the arguments it was trained with (dim, num_blocks, layer_norm, ...)",
-        )
-    model.load_state_dict(dict(checkpoint))

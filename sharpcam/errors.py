@@ -4,6 +4,11 @@ Each class is a `SharpCamError` and the fitting builtin in one (the way PyAV doe
 catch either. `str(error)` is one line with the thing and the cause; `error.hint` is the way out.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 
 class SharpCamError(Exception):
     """Base of all errors that SharpCam raises on purpose.
@@ -53,3 +58,13 @@ class ModelError(SharpCamError, ValueError):
 
 class ProviderUnavailable(SharpCamError, RuntimeError):
     """The asked execution provider does not run here."""
+
+
+def validation_line(errors: Sequence[Mapping[str, Any]]) -> str:
+    """The first of pydantic's `ValidationError.errors()` as "key: what is wrong", and how many more."""
+    first = errors[0]
+    key = ".".join(str(part) for part in first["loc"])
+    text = str(first["msg"]).removeprefix("Value error, ")
+    text = "this key is not known" if first["type"] == "extra_forbidden" else text[:1].lower() + text[1:]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return f"{key}: {text}{more}" if key else f"{text}{more}"

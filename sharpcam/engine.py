@@ -1,0 +1,238 @@
+"""A model at work: one I420 frame in, one out, and the temporal state in between.
+
+Nothing is copied on the way: the graph's inputs and outputs are bound by pointer onto the planes of the two
+frames. On CUDA the same bindings make ONNX Runtime copy once up and once down, and the state stays there.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from sharpcam.binding import PICTURES, Pictures, States, bind_input, crop, pad
+from sharpcam.errors import ConfigError, FormatMismatch, ModelError, ProviderUnavailable
+from sharpcam.frame import Frame, check_size
+from sharpcam.manifest import resolve_shape
+from sharpcam.models import Model, find_model
+from sharpcam.runtime import (
+    Provider,
+    default_threads,
+    explained,
+    nvidia_driver,
+    open_session,
+    providers_to_try,
+)
+
+log = logging.getLogger(__name__)
+
+MIN_SIDE = 16
+# the state is of no use after such a gap: half a second of a talking head is another picture
+MAX_GAP_NS = 500_000_000
+MAX_GAP_FRAMES = 5
+# mean absolute luma change, in grey levels, between one frame and the next that only another scene brings:
+# a waved hand makes 5 to 15, a change of picture 40 to 90
+SCENE_CUT = 30.0
+_GLANCE_STEP = 16
+
+
+class Engine:
+    """Sharpens frames with one model on one execution provider.
+
+    `process` is for one thread; `strength`, `reset` and the read-only attributes are for all. `provider` is
+    what really runs, not what was asked. `run_ns` and `run_cpu_ns` are how long the last frame spent in ONNX
+    Runtime, by the clock and on the calling thread's CPU.
+    """
+
+    def __init__(
+        self, model: Model, provider: Provider, size: tuple[int, int], threads: int, temporal: bool
+    ) -> None:
+        self._session: ort.InferenceSession | None
+        self._session, self.model = open_session(model, provider, threads)
+        self.provider = str(provider)
+        self.threads = threads
+        self.temporal = temporal
+        self.run_ns = self.run_cpu_ns = 0
+        self.resets = 0
+        self._strength = 1.0
+        self._strength_input = np.array(1.0, np.float32)
+        self._reset_asked = True
+        self._binding: Any = self._session.io_binding()
+        self._pictures: Pictures
+        self._states: States
+        self._scratch: tuple[Frame, Frame] | None
+        self._last: _Glance | None
+        self.resize(size)
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path | Model = "auto",
+        size: tuple[int, int] = (1280, 720),
+        provider: str = "auto",
+        threads: int | None = None,
+        temporal: bool = True,
+    ) -> Engine:
+        """Loads a model, proves by a dry run that it works at `size` (width, height), and warms it up.
+
+        `model` is a name, "auto", or a path (see `sharpcam.models.find_model`). `provider` "cuda" must be
+        had; "auto" takes CUDA where it runs and else the CPU, with one line in the log. `threads` is for the
+        CPU: all cores but one when None. Without `temporal` every frame is sharpened on its own.
+
+        Raises ModelError, ProviderUnavailable, FormatMismatch, ConfigError.
+        """
+        chosen = model if isinstance(model, Model) else find_model(model)
+        threads = default_threads() if threads is None else threads
+        *first_choices, last = providers_to_try(provider)
+        for choice in first_choices:
+            try:
+                return cls(chosen, choice, size, threads, temporal)
+            except (ProviderUnavailable, ModelError) as error:
+                if nvidia_driver():
+                    log.warning("running on the CPU: %s", error)
+        return cls(chosen, last, size, threads, temporal)
+
+    @property
+    def description(self) -> str:
+        where = "CUDA" if self.provider == Provider.CUDA else f"CPU, {self.threads} thread"
+        plural = "s" if self.provider == Provider.CPU and self.threads > 1 else ""
+        return f"{self.model.name} {self.model.version} ({self.model.precision}) on {where}{plural}"
+
+    @property
+    def strength(self) -> float:
+        """0 gives the frame back bit for bit, 1 is all that the model does; counts from the next frame on."""
+        return self._strength
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        if not 0.0 <= value <= 1.0:
+            raise ConfigError(f"strength {value} is out of range", "use a number from 0 (off) to 1 (full)")
+        self._strength = float(value)
+
+    def reset(self) -> None:
+        """Forgets the frames seen so far, before the next one. From any thread."""
+        self._reset_asked = True
+
+    def resize(self, size: tuple[int, int]) -> None:
+        """Makes ready for frames of `size` (width, height), forgets the frames seen so far, and dry-runs.
+
+        Raises FormatMismatch when the size cannot be, ModelError when the model does not work at it.
+        """
+        check_size(*size)
+        if min(size) < MIN_SIDE:
+            raise FormatMismatch(
+                f"frame size {size[0]}x{size[1]} is too small to sharpen", f"use at least {MIN_SIDE} a side"
+            )
+        step = math.lcm(self.model.size_multiple, 2)
+        width, height = (-(-side // step) * step for side in size)
+        self._check_fixed(width, height)
+        self.size = (0, 0)  # until it has worked once
+        self._scratch = None if (width, height) == size else (Frame(width, height), Frame(width, height))
+        self._pictures = PICTURES[self.model.layout](self.model, width, height)
+        self._states = States(self.model.state, self.provider, width, height)
+        self._last = None
+        first, second = Frame(*size), Frame(*size)
+        first.fill(128)
+        for _ in range(2):  # the second run takes back the state that the first one gave
+            self._sharpen(first, second, 1.0)
+        self.reset()
+        self.size = size
+
+    def _check_fixed(self, width: int, height: int) -> None:
+        fixed = resolve_shape(self.model.inputs[0].shape, width, height)[2:]
+        if fixed != (height, width):
+            raise FormatMismatch(
+                f'model "{self.model.name}" takes only {fixed[1]}x{fixed[0]} pictures, not {width}x{height}',
+                f"use --size {fixed[1]}x{fixed[0]}, or a model with free sides",
+            )
+
+    def process(self, frame: Frame, out: Frame) -> None:
+        """Sharpens `frame` into `out`, another frame of the same size, facts included.
+
+        A frame of another size than the last one makes the engine `resize`. Raises FormatMismatch when
+        `out` has another size, ModelError when the model fails or the engine is closed.
+        """
+        if out.size != frame.size or out is frame:
+            raise FormatMismatch(f"a {frame.width}x{frame.height} frame needs another of its size to go to")
+        if frame.size != self.size:
+            self.resize(frame.size)
+        out.copy_facts(frame)
+        strength = self._strength
+        if strength == 0.0:  # nothing to do, and the state would only grow old
+            np.copyto(out.buffer, frame.buffer)
+            self.run_ns = self.run_cpu_ns = 0
+            self._reset_asked = True
+            return
+        self._reset_if_cut(frame)
+        self._sharpen(frame, out, strength)
+
+    def _sharpen(self, frame: Frame, out: Frame, strength: float) -> None:
+        if self._scratch is None:
+            self._run(frame, out, strength)
+        else:
+            padded, result = self._scratch
+            pad(frame, padded)
+            result.copy_facts(frame)
+            self._run(padded, result, strength)
+            crop(result, out)
+        if strength < 1.0 and not self.model.strength_input:
+            cv2.addWeighted(out.buffer, strength, frame.buffer, 1.0 - strength, 0.0, dst=out.buffer)
+
+    def _run(self, frame: Frame, out: Frame, strength: float) -> None:
+        if self._session is None:
+            raise ModelError("the engine is closed")
+        binding = self._binding
+        self._pictures.bind(binding, frame, out)
+        if self.model.strength_input:
+            self._strength_input[()] = strength
+            bind_input(binding, "strength", self._strength_input)
+        self._states.bind(binding)
+        cpu, start = time.thread_time_ns(), time.perf_counter_ns()
+        try:
+            with explained(f'model "{self.model.name}" failed on a {frame.width}x{frame.height} frame'):
+                self._session.run_with_iobinding(binding)
+        except ModelError:
+            self._reset_asked = True  # what it left in the state is anyone's guess
+            raise
+        self.run_ns, self.run_cpu_ns = time.perf_counter_ns() - start, time.thread_time_ns() - cpu
+        self._states.swap()
+        self._pictures.finish(out)
+
+    def _reset_if_cut(self, frame: Frame) -> None:
+        """Starts the state afresh when asked, after a gap in time or numbering, or in another scene."""
+        if not self._states:
+            return
+        glance = _Glance(frame)
+        last, self._last = self._last, glance
+        asked, self._reset_asked = self._reset_asked, False
+        if asked or not self.temporal or last is None or glance.is_another_scene(last):
+            self._states.reset()
+            self.resets += 1
+
+    def close(self) -> None:
+        """Frees the model. May be called twice."""
+        self._session = self._binding = None
+
+
+class _Glance:
+    """So much of a frame as it takes to tell whether the next one goes on from it."""
+
+    __slots__ = ("luma", "sequence", "time_ns")
+
+    def __init__(self, frame: Frame) -> None:
+        self.sequence, self.time_ns = frame.sequence, frame.captured_ns
+        self.luma: NDArray[np.int16] = frame.y[0, 0, ::_GLANCE_STEP, ::_GLANCE_STEP].astype(np.int16)
+
+    def is_another_scene(self, last: _Glance) -> bool:
+        return not (
+            0 <= self.sequence - last.sequence <= MAX_GAP_FRAMES
+            and 0 <= self.time_ns - last.time_ns <= MAX_GAP_NS
+            and float(np.abs(self.luma - last.luma).mean()) <= SCENE_CUT
+        )

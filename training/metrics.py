@@ -1,0 +1,177 @@
+"""How good pictures are, as numbers that can be compared: on uint8 RGB pictures, as people see them.
+
+Pictures are numpy uint8 (H, W, 3), clips (T, H, W, 3) or sequences of pictures. Wrong kinds and sizes raise
+ValueError. `unsharp` and `best_unsharp` are the baseline that every network has to beat.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Picture = NDArray[np.uint8]
+
+CEILING = 60.0  # dB: what identical pictures, whose PSNR is infinite, count as in a mean
+CALM = 0.4  # share of a clip's pixels on which flicker is measured
+
+_RADIUS, _SIGMA = 5, 1.5  # of SSIM's Gaussian: 11 taps
+_TAPS = np.exp(-0.5 * (np.arange(-_RADIUS, _RADIUS + 1) / _SIGMA) ** 2)
+_TAPS /= _TAPS.sum()
+
+
+def psnr(output: Picture, truth: Picture) -> float:
+    """Peak signal-to-noise ratio in dB over all channels; infinite for identical pictures."""
+    _check(output, truth)
+    error = cv2.norm(output, truth, cv2.NORM_L2SQR) / truth.size
+    return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+def mae(output: Picture, truth: Picture) -> float:
+    """Mean absolute error, as a share of the range: 0..1, one grey level is 1 / 255."""
+    _check(output, truth)
+    return cv2.norm(output, truth, cv2.NORM_L1) / truth.size / 255
+
+
+def ssim(output: Picture, truth: Picture) -> float:
+    """Structural similarity (Wang et al., 2004), mean over the three channels.
+
+    Gaussian window 11 with sigma 1.5, population covariance, data range 255, pixels whose window lies wholly
+    inside: the figure of `skimage.metrics.structural_similarity(gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False, data_range=255, channel_axis=2)`. Other windows give other figures.
+    """
+    _check(output, truth)
+    if min(truth.shape[:2]) < 2 * _RADIUS + 1:
+        raise ValueError(f"SSIM's window of 11 does not fit a picture of {_size(truth)}")
+    x, y = output.astype(np.float64), truth.astype(np.float64)
+    mean_x, mean_y = _gaussian(x), _gaussian(y)
+    squares = mean_x**2 + mean_y**2
+    variances = _gaussian(x * x + y * y) - squares  # the sum of both
+    product = mean_x * mean_y
+    covariance = _gaussian(x * y) - product
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    similar = (2 * product + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
+    return float(similar.mean())
+
+
+def flicker(outputs: Sequence[Picture] | Picture, truth: Sequence[Picture] | Picture) -> float:
+    """Mean absolute frame-to-frame change of `outputs`, in grey levels, where the true clip is calm.
+
+    Calm are the 40 % of the pixels (with those that tie) whose own mean change over the whole of `truth` is
+    smallest: what changes there is noise, or the network's doing. `flicker(truth, truth)` is the floor.
+    """
+    if len(outputs) != len(truth) or len(truth) < 2:
+        raise ValueError(
+            f"flicker wants two clips of 2 frames or more, not of {len(outputs)} and {len(truth)}"
+        )
+    change = sum(cv2.absdiff(a, b).astype(np.float32).sum(axis=2) for a, b in _steps(truth))
+    assert not isinstance(change, int)
+    if outputs[0].shape != truth[0].shape:
+        raise ValueError(f"pictures of {_size(outputs[0])} and {_size(truth[0])} cannot be compared")
+    calm = change <= np.quantile(change, CALM, method="inverted_cdf")
+    return float(np.mean([cv2.absdiff(a, b)[calm].mean() for a, b in _steps(outputs)]))
+
+
+def overshoot(output: Picture, truth: Picture, edge: float = 16.0, reach: int = 4) -> float:
+    """Halos: by how many grey levels the output leaves the truth's local range around strong edges.
+
+    On luma. Strong edges are pixels of `truth` whose gradient (Sobel / 8) is `edge` grey levels per pixel or
+    more; around them, as far as `reach` pixels, the output may lie between the smallest and the largest true
+    value within `reach` pixels. The mean of what lies outside, over that area; 0 where there is no strong edge.
+    """
+    _check(output, truth)
+    grey = cv2.cvtColor(truth, cv2.COLOR_RGB2GRAY)
+    across = cv2.Sobel(grey, cv2.CV_32F, 1, 0) / 8
+    down = cv2.Sobel(grey, cv2.CV_32F, 0, 1) / 8
+    square = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    near = cv2.dilate((np.hypot(across, down) >= edge).astype(np.uint8), square) > 0
+    if not near.any():
+        return 0.0
+    shown = cv2.cvtColor(output, cv2.COLOR_RGB2GRAY)
+    above = cv2.subtract(shown, cv2.dilate(grey, square))  # saturates at 0
+    below = cv2.subtract(cv2.erode(grey, square), shown)
+    return float(cv2.add(above, below)[near].mean())
+
+
+# -- the baseline ----------------------------------------------------------------------------------------
+
+
+def unsharp(image: Picture, sigma: float, amount: float) -> Picture:
+    """The unsharp mask: image + amount * (image - Gaussian blur of it), rounded and clipped."""
+    _check(image, image)
+    return _unsharp(image.astype(np.float32), sigma, [amount])[0]
+
+
+@dataclass(frozen=True)
+class BestUnsharp:
+    sigma: float
+    amount: float
+    psnr: float  # mean over the pairs, dB
+
+
+SIGMAS = (0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
+AMOUNTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
+
+
+def best_unsharp(
+    pairs: Iterable[tuple[Picture, Picture]],
+    sigmas: Sequence[float] = SIGMAS,
+    amounts: Sequence[float] = AMOUNTS,
+) -> BestUnsharp:
+    """The unsharp mask with the highest mean PSNR on these (soft, sharp) pairs, by trying all of a grid.
+
+    It is tuned on the very set that it is judged on, which no network is: the strongest honest baseline.
+    Amount 0, the input as it is, is among them, so it never loses to doing nothing.
+    """
+    total = np.zeros((len(sigmas), len(amounts)))
+    count = 0
+    for soft, sharp in pairs:
+        _check(soft, sharp)
+        wide = soft.astype(np.float32)
+        for row, sigma in enumerate(sigmas):
+            for column, picture in enumerate(_unsharp(wide, sigma, amounts)):
+                total[row, column] += min(psnr(picture, sharp), CEILING)
+        count += 1
+    if not count:
+        raise ValueError("no pairs to tune the unsharp mask on")
+    row, column = np.unravel_index(np.argmax(total), total.shape)
+    return BestUnsharp(sigmas[row], amounts[column], float(total[row, column] / count))
+
+
+def _unsharp(image: NDArray[np.float32], sigma: float, amounts: Sequence[float]) -> list[Picture]:
+    blurred = cv2.GaussianBlur(image, (0, 0), sigma)
+    # in one pass each, and rounded and clipped by the way
+    return [
+        np.asarray(cv2.addWeighted(image, 1 + a, blurred, -a, 0, dtype=cv2.CV_8U), np.uint8) for a in amounts
+    ]
+
+
+# -- shared ----------------------------------------------------------------------------------------------
+
+
+def _gaussian(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    filtered = cv2.sepFilter2D(x, cv2.CV_64F, _TAPS, _TAPS)
+    return np.asarray(filtered, np.float64)[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS]
+
+
+def _steps(clip: Sequence[Picture] | Picture) -> Iterable[tuple[Picture, Picture]]:
+    for before, after in pairwise(clip):
+        _check(before, after)
+        yield before, after
+
+
+def _check(output: Picture, truth: Picture) -> None:
+    for picture in (output, truth):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise ValueError(f"uint8 (H, W, 3) pictures are wanted, not {picture.dtype} {picture.shape}")
+    if output.shape != truth.shape:
+        raise ValueError(f"pictures of {_size(output)} and {_size(truth)} cannot be compared")
+
+
+def _size(picture: Picture) -> str:
+    return f"{picture.shape[1]}x{picture.shape[0]}"

@@ -69,10 +69,11 @@ def flicker(outputs: Sequence[Picture] | Picture, truth: Sequence[Picture] | Pic
         raise ValueError(
             f"flicker wants two clips of 2 frames or more, not of {len(outputs)} and {len(truth)}"
         )
-    change = sum(cv2.absdiff(a, b).astype(np.float32).sum(axis=2) for a, b in _steps(truth))
-    assert not isinstance(change, int)
     if outputs[0].shape != truth[0].shape:
-        raise ValueError(f"pictures of {_size(outputs[0])} and {_size(truth[0])} cannot be compared")
+        raise ValueError(f"clips of {_size(outputs[0])} and {_size(truth[0])} cannot be compared")
+    change = np.zeros(truth[0].shape[:2], np.int64)
+    for before, after in _steps(truth):
+        change += cv2.absdiff(before, after).sum(axis=2, dtype=np.int64)
     calm = change <= np.quantile(change, CALM, method="inverted_cdf")
     return float(np.mean([cv2.absdiff(a, b)[calm].mean() for a, b in _steps(outputs)]))
 
@@ -82,7 +83,7 @@ def overshoot(output: Picture, truth: Picture, edge: float = 16.0, reach: int = 
 
     On luma. Strong edges are pixels of `truth` whose gradient (Sobel / 8) is `edge` grey levels per pixel or
     more; around them, as far as `reach` pixels, the output may lie between the smallest and the largest true
-    value within `reach` pixels. The mean of what lies outside, over that area; 0 where there is no strong edge.
+    value within `reach` pixels. The mean of what lies outside, over that area; 0 without a strong edge.
     """
     _check(output, truth)
     grey = cv2.cvtColor(truth, cv2.COLOR_RGB2GRAY)
@@ -139,7 +140,7 @@ def best_unsharp(
         count += 1
     if not count:
         raise ValueError("no pairs to tune the unsharp mask on")
-    row, column = np.unravel_index(np.argmax(total), total.shape)
+    row, column = divmod(int(np.argmax(total)), len(amounts))
     return BestUnsharp(sigmas[row], amounts[column], float(total[row, column] / count))
 
 

@@ -40,7 +40,7 @@ MAX_GAP_FRAMES = 5
 # mean absolute luma change, in grey levels, between one frame and the next that only another scene brings:
 # a waved hand makes 5 to 15, a change of picture 40 to 90
 SCENE_CUT = 30.0
-_GLANCE_STEP = 16
+_GLANCE_ROWS = 32
 
 
 class Engine:
@@ -222,17 +222,21 @@ class Engine:
 
 
 class _Glance:
-    """So much of a frame as it takes to tell whether the next one goes on from it."""
+    """So much of a frame as it takes to tell whether the next one goes on from it: some rows of luma.
 
-    __slots__ = ("luma", "sequence", "time_ns")
+    Whole rows, because reading single pixels all over a frame costs a cache miss each: ten times the time.
+    """
+
+    __slots__ = ("rows", "sequence", "time_ns")
 
     def __init__(self, frame: Frame) -> None:
         self.sequence, self.time_ns = frame.sequence, frame.captured_ns
-        self.luma: NDArray[np.int16] = frame.y[0, 0, ::_GLANCE_STEP, ::_GLANCE_STEP].astype(np.int16)
+        step = max(1, frame.height // _GLANCE_ROWS)
+        self.rows: NDArray[np.uint8] = frame.y[0, 0, step // 2 :: step].copy()
 
     def is_another_scene(self, last: _Glance) -> bool:
         return not (
             0 <= self.sequence - last.sequence <= MAX_GAP_FRAMES
             and 0 <= self.time_ns - last.time_ns <= MAX_GAP_NS
-            and float(np.abs(self.luma - last.luma).mean()) <= SCENE_CUT
+            and cv2.norm(self.rows, last.rows, cv2.NORM_L1) <= SCENE_CUT * self.rows.size
         )

@@ -1,0 +1,344 @@
+"""Where a frame goes: capture -> sharpen -> deliver.
+
+Three threads, with a mailbox for one frame between each two::
+
+    source.read --> [inbox] --> engine.process --> [outbox] --> sink.send
+      capture                      sharpen                       deliver
+
+Capture sets the pace. From a live source a newer frame takes the place of one that still waits, and the
+older one is counted as dropped; from a file every mailbox waits, and no frame is lost. A live sink is never
+starved: the placeholder goes out at once, and when nothing new comes the last frame is sent again at the
+advertised rate. Every wait has a time limit, and every thread ends when told to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from sharpcam.errors import DeviceLost, FormatMismatch, SharpCamError
+from sharpcam.frame import Frame, FramePool
+from sharpcam.mailbox import Mailbox, MailboxClosed
+from sharpcam.placeholder import text_frame
+from sharpcam.sinks import Sink
+from sharpcam.sources import Source
+from sharpcam.telemetry import CpuClock, Telemetry
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.1  # no wait is longer than this before looking whether to stop
+STALL_S = 5.0  # a camera that is silent for so long is taken for lost
+BACKOFF_S = (0.5, 5.0)  # first and longest pause between tries to open a lost source
+STOP_S = 3.0  # how long frames on their way may take to arrive after `stop`
+_LOG_EVERY_S = 10.0  # for what may go wrong with every frame
+
+
+class Sharpener(Protocol):
+    """What the pipeline needs of an Engine."""
+
+    run_ns: int
+    run_cpu_ns: int
+
+    def process(self, frame: Frame, out: Frame) -> None: ...
+
+
+class Pipeline:
+    """One run from a source through an engine to a sink; it owns and closes source and sink.
+
+    `frames` and `duration` (seconds) end it after so much. `reopen` opens the source again after DeviceLost;
+    without it a lost source ends the run. `placeholder` is what a live sink shows before the first frame.
+
+    Raises FormatMismatch when source and sink have different sizes.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        engine: Sharpener,
+        sink: Sink,
+        *,
+        telemetry: Telemetry | None = None,
+        frames: int | None = None,
+        duration: float | None = None,
+        reopen: Callable[[], Source] | None = None,
+        placeholder: Frame | None = None,
+    ) -> None:
+        if source.size != sink.size:
+            (w, h), (sw, sh) = source.size, sink.size
+            raise FormatMismatch(f"the source gives {w}x{h} frames, the sink takes {sw}x{sh}", "give one --size")
+        self.source, self.engine, self.sink = source, engine, sink
+        self.telemetry = telemetry or Telemetry()
+        self.exit = ""  # why it ended: "frames", "duration", "end", "failed", or the reason given to `stop`
+        self.pool = FramePool(*source.size, source.color)
+        self._frames, self._duration, self._reopen = frames, duration, reopen
+        self._placeholder = placeholder or text_frame(*source.size, color=source.color)
+        self._inbox = Mailbox(newest_wins=source.live)
+        self._outbox = Mailbox(newest_wins=source.live)
+        self._stopping = threading.Event()  # capture no more; what is on its way still arrives
+        self._dead = threading.Event()  # leave at once
+        self._deadline = float("inf")
+        self._kill_at = float("inf")
+        self._error: BaseException | None = None
+        self._lock = threading.Lock()
+        self._bypass_logged = -_LOG_EVERY_S
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(work,), name=f"sharpcam-{work.__name__[1:]}", daemon=True)
+            for work in (self._capture, self._sharpen, self._deliver)
+        ]
+
+    # For the caller
+
+    def run(self, on_tick: Callable[[], None] = lambda: None) -> str:
+        """Starts, waits for the end, and gives the reason; `on_tick` is called about every `TICK_S` seconds.
+
+        Ctrl-C ends it as `stop` does, with the reason "interrupted". Raises what went wrong in any thread,
+        or in closing the sink; the sink has been aborted then.
+        """
+        self.start()
+        while True:
+            try:
+                while not self.wait(TICK_S):
+                    on_tick()
+                break
+            except KeyboardInterrupt:
+                self.stop("interrupted", at_once=self._stopping.is_set())
+        return self.finish()
+
+    def start(self) -> None:
+        self.telemetry.start()
+        if self._duration is not None:
+            self._deadline = time.monotonic() + self._duration
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, reason: str = "stopped", at_once: bool = False) -> None:
+        """Ends the threads, after the frames on their way have arrived or at once. May be called again."""
+        self._ending(reason)
+        self._kill_at = min(self._kill_at, time.monotonic() + STOP_S)
+        self._stopping.set()
+        if at_once:
+            self._dead.set()
+
+    def wait(self, timeout: float) -> bool:
+        """Whether all threads have ended, waiting for it no longer than `timeout` seconds."""
+        end = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        now = time.monotonic()
+        if now > self._kill_at and not self._dead.is_set():
+            log.warning("stop: frames on their way are given up after %.0f s", STOP_S)
+            self._dead.set()
+            self._close_source()  # a read may hang in it
+        stuck = [thread.name for thread in self._threads if thread.is_alive()]
+        if stuck and now > self._kill_at + STOP_S:
+            log.error("stop: left behind %s", ", ".join(stuck))
+            return True
+        return not stuck
+
+    def finish(self) -> str:
+        """After the threads have ended: closes source and sink, raises what went wrong, gives the reason."""
+        self._close_source()
+        for mailbox in (self._inbox, self._outbox):
+            with contextlib.suppress(MailboxClosed):
+                frame, _ = mailbox.get(0)
+                if frame is not None:
+                    self._discard(frame)
+        try:
+            if self._error is not None:
+                raise self._error
+            self.sink.close()
+        except BaseException:
+            self.exit = "failed"
+            self.sink.abort()
+            raise
+        return self.exit
+
+    # Capture
+
+    def _capture(self) -> None:
+        frame = self.pool.acquire()
+        heard = time.monotonic()
+        clock = CpuClock(self.telemetry, "capture")
+        try:
+            while not self._is_over():
+                if self._enough_captured():
+                    time.sleep(0.001)
+                    continue
+                try:
+                    came = self.source.read(frame, TICK_S)
+                    if not came and self.source.live and time.monotonic() - heard > STALL_S:
+                        raise DeviceLost(f"{self.source.description} gave no picture for {STALL_S:.0f} s")
+                except EOFError:
+                    self._ending("end")
+                    break
+                except DeviceLost as error:
+                    self._reconnect(error)
+                    heard = time.monotonic()
+                    continue
+                if came:
+                    heard = time.monotonic()
+                    self.telemetry.count("frames_in")
+                    self.telemetry.record("capture", time.monotonic_ns() - frame.captured_ns)
+                    self._hand_over(self._inbox, frame)
+                    frame = self.pool.acquire()
+                clock.lap()
+        finally:
+            frame.release()
+            self._inbox.close()
+
+    def _is_over(self) -> bool:
+        if time.monotonic() >= self._deadline:
+            self._ending("duration")
+            return True
+        if self._frames is not None and self.telemetry["frames_out"] >= self._frames:
+            self._ending("frames")
+            return True
+        return self._stopping.is_set()
+
+    def _enough_captured(self) -> bool:
+        """Whether all frames that are still wanted are on their way; one of them may yet be dropped."""
+        return self._frames is not None and (self.telemetry["frames_in"] - self.telemetry["dropped"] >= self._frames)
+
+    def _reconnect(self, error: DeviceLost) -> None:
+        if self._reopen is None:
+            raise error
+        log.warning("source lost: %s", error)
+        self._close_source()
+        pause, longest = BACKOFF_S
+        while not self._stopping.wait(min(pause, max(0.0, self._deadline - time.monotonic()))):
+            if time.monotonic() >= self._deadline:
+                return
+            try:
+                source = self._reopen()
+                if source.size != self.sink.size:
+                    source.close()
+                    raise FormatMismatch(f"{source.description} has come back with another size")
+            except SharpCamError as failure:
+                pause = min(pause * 2, longest)
+                log.info("source still away: %s; next try in %.1f s", failure, pause)
+            else:
+                self.source = source
+                self.telemetry.count("reconnects")
+                log.warning("source is back: %s", source.description)
+                return
+
+    # Sharpen
+
+    def _sharpen(self) -> None:
+        clock = CpuClock(self.telemetry, "sharpen")
+        try:
+            while not self._dead.is_set():
+                frame, waited_ns = self._inbox.get(TICK_S)
+                if frame is None:
+                    continue
+                self.telemetry.record("wait", waited_ns)
+                self._hand_over(self._outbox, self._sharpened(frame))
+                clock.lap(self.engine.run_cpu_ns)
+        except MailboxClosed:
+            pass
+        finally:
+            self._outbox.close()
+
+    def _sharpened(self, frame: Frame) -> Frame:
+        out = self.pool.acquire()
+        start = time.perf_counter_ns()
+        try:
+            self.engine.process(frame, out)
+        except SharpCamError as error:
+            out.release()
+            if not self.source.live:  # a file must not come out half sharpened
+                frame.release()
+                raise
+            if time.monotonic() - self._bypass_logged > _LOG_EVERY_S:
+                self._bypass_logged = time.monotonic()
+                log.error("sharpen: passing frames as they come: %s", error)
+            self.telemetry.count("bypassed")
+            return frame
+        self.telemetry.record("sharpen", time.perf_counter_ns() - start)
+        self.telemetry.record("inference", self.engine.run_ns)
+        frame.release()
+        return out
+
+    # Deliver
+
+    def _deliver(self) -> None:
+        period = 1.0 / self.sink.fps
+        last = self._placeholder  # what a live sink is sent when nothing new comes
+        clock = CpuClock(self.telemetry, "deliver")
+        if self.sink.live:
+            self._repeat(last)
+        due = time.monotonic() + period
+        try:
+            while not self._dead.is_set():
+                # half a period of grace: a camera is never quite on time, and a repeat would be one too many
+                overdue = due + period / 2 - time.monotonic() if self.sink.live else TICK_S
+                frame, waited_ns = self._outbox.get(min(overdue, TICK_S))
+                now = time.monotonic()
+                if frame is not None:
+                    self.telemetry.record("queue", waited_ns)
+                    self._send(frame)
+                    last.release()
+                    last = frame
+                    due = now + period
+                elif self.sink.live and now >= due + period / 2:
+                    self._repeat(last)
+                    due += period  # by the clock, so that repeats keep the rate,
+                    if now >= due + period / 2:  # but never in a burst to make up for lost ones
+                        due = now + period / 2
+                clock.lap()
+        except MailboxClosed:
+            pass
+        finally:
+            last.release()
+
+    def _send(self, frame: Frame) -> None:
+        start = time.monotonic_ns()
+        try:
+            self.sink.send(frame)
+        except BaseException:
+            frame.release()
+            raise
+        end = time.monotonic_ns()
+        self.telemetry.record("send", end - start)
+        self.telemetry.delivered(end - frame.captured_ns)
+
+    def _repeat(self, frame: Frame) -> None:
+        self.sink.send(frame)
+        self.telemetry.count("placeholders" if frame is self._placeholder else "repeated")
+
+    # For all three
+
+    def _hand_over(self, mailbox: Mailbox, frame: Frame) -> None:
+        while not self._dead.is_set():
+            taken, replaced = mailbox.put(frame, TICK_S)
+            if replaced is not None:
+                self._discard(replaced)
+            if taken:
+                return
+        self._discard(frame)
+
+    def _discard(self, frame: Frame) -> None:
+        self.telemetry.count("dropped")
+        frame.release()
+
+    def _ending(self, reason: str) -> None:
+        with self._lock:
+            self.exit = self.exit or reason
+
+    def _close_source(self) -> None:
+        try:
+            self.source.close()
+        except SharpCamError as error:
+            log.warning("source did not close: %s", error)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            with self._lock:
+                self._error = self._error or error
+            self.stop("failed", at_once=True)

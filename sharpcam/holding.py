@@ -1,0 +1,114 @@
+"""Who holds a video device: other programs, by /proc, and SharpCam itself, by a lock."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sharpcam.errors import DeviceBusy, DeviceDenied
+
+if sys.platform != "win32":  # there, OBS itself refuses a second writer
+    import fcntl
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that has a device open."""
+
+    pid: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name} (pid {self.pid})"
+
+
+def holders(node: str) -> list[Holder]:
+    """Other processes that have `node` open, as far as /proc tells this user."""
+    found = []
+    target = os.path.realpath(node)
+    for entry in os.scandir("/proc") if os.path.isdir("/proc") else ():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            with os.scandir(f"{entry.path}/fd") as files:
+                if any(os.readlink(f.path) == target for f in files):
+                    name = Path(entry.path, "comm").read_text().strip()
+                    found.append(Holder(int(entry.name), name))
+        except OSError:  # another user's, or gone meanwhile
+            continue
+    return sorted(found, key=lambda h: h.pid)
+
+
+def held_by(people: Sequence[Holder]) -> str:
+    """For messages: who holds a device."""
+    return ", ".join(map(str, people)) or "another program"
+
+
+class WriterLock:
+    """Keeps two SharpCam processes from writing to one device. Frees itself when the process dies.
+
+    Raises DeviceBusy (with the other's pid) and DeviceDenied when the lock's folder is not ours alone.
+    """
+
+    def __init__(self, node: str) -> None:
+        self._fd = -1
+        if sys.platform == "win32":
+            return
+        path = _lock_path(node, create=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            pid = os.read(fd, 20).decode(errors="replace").strip() or "unknown"
+            os.close(fd)
+            raise DeviceBusy(
+                f"{node} is already written to by another SharpCam (pid {pid})",
+                "stop that one first, or choose another device with --sink",
+            ) from None
+        os.ftruncate(fd, 0)
+        os.write(fd, str(os.getpid()).encode())
+        self._fd = fd
+
+    def release(self) -> None:
+        """May be called twice."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def writer(node: str) -> int | None:
+    """The pid of the SharpCam (perhaps this one) that writes to `node`, None when there is none."""
+    if sys.platform == "win32":
+        return None
+    try:
+        fd = os.open(_lock_path(node), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (OSError, DeviceDenied):
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        text = os.read(fd, 20)
+        return int(text) if text.isdigit() else 0
+    finally:
+        os.close(fd)
+    return None
+
+
+def _lock_path(node: str, create: bool = False) -> Path:
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    folder = Path(base, "sharpcam") if base else Path(tempfile.gettempdir(), f"sharpcam-{os.getuid()}")
+    if create:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        facts = folder.lstat()
+        # in /tmp somebody else could have made it first and would then hold our locks
+        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
+            raise DeviceDenied(
+                f"{folder} does not belong to this user",
+                "remove it, or set XDG_RUNTIME_DIR to a folder of yours",
+            )
+    return folder / f"{Path(node).name}.lock"

@@ -1,0 +1,3 @@
+from sharpcam.cli import main
+
+main()

@@ -1,0 +1,256 @@
+"""The command line: every command with its flags, and how it ends.
+
+What a command does is in its own module, imported when it is called, so that `--help` is there at once.
+Exit codes: 0 done, 1 a failure that is explained in one line with its hint, 2 wrong usage, 130 on Ctrl-C
+before the first frame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from sharpcam import __version__
+from sharpcam.errors import SharpCamError
+
+log = logging.getLogger(__name__)
+
+app = typer.Typer(
+    name="sharpcam",
+    help="Sharpens a webcam in real time with a small neural network and feeds a virtual camera.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # rich would take longer to load than most commands to run
+    pretty_exceptions_enable=False,
+)
+
+
+class ProviderChoice(StrEnum):
+    AUTO = "auto"
+    CUDA = "cuda"
+    CPU = "cpu"
+
+
+def _size(text: str | None) -> str | None:
+    from sharpcam.config import parse_size
+
+    try:
+        if text is not None:
+            parse_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return text
+
+
+Device = Annotated[str | None, typer.Option(help="Camera: index, /dev/videoN, by-id path or name.")]
+Size = Annotated[str | None, typer.Option(callback=_size, metavar="WxH", help="Picture size.  [default: 1280x720]")]
+Fps = Annotated[float | None, typer.Option(min=0.1, max=240, help="Frames per second.  [default: 30]")]
+ModelName = Annotated[str | None, typer.Option("--model", help="auto, a model's name, or a path.  [default: auto]")]
+Strength = Annotated[float | None, typer.Option(min=0, max=1, help="0 (off) to 1 (full).  [default: 1]")]
+ProviderName = Annotated[ProviderChoice | None, typer.Option(help="Where the model runs.  [default: auto]")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=256, help="CPU threads of the model.  [default: all cores but one]")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"sharpcam {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell what happens, on stderr.")] = False,
+) -> None:
+    handler = _StderrHandler()
+    handler.setFormatter(
+        logging.Formatter("%(levelname).1s %(name)s: %(message)s" if verbose else "sharpcam: %(message)s")
+    )
+    root = logging.getLogger("sharpcam")
+    root.handlers = [handler]
+    root.setLevel(logging.DEBUG if verbose else logging.WARNING)
+    root.propagate = False
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to what `sys.stderr` is now: a status line may stand between the two."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):  # when nobody listens any more
+            print(self.format(record), file=sys.stderr)
+
+
+@app.command()
+def run(
+    device: Device = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="FILE|testcard", help="A video file or the test card, not a camera.")
+    ] = None,
+    sink: Annotated[
+        str | None,
+        typer.Option(help="auto, /dev/videoN, a video file to write, or null.  [default: auto]"),
+    ] = None,
+    size: Size = None,
+    fps: Fps = None,
+    model: ModelName = None,
+    strength: Strength = None,
+    provider: ProviderName = None,
+    threads: Threads = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="End after so many frames.")] = None,
+    duration: Annotated[float | None, typer.Option(min=0.001, help="End after so many seconds.")] = None,
+    no_temporal: Annotated[bool, typer.Option("--no-temporal", help="Sharpen every frame on its own.")] = False,
+    report: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the numbers of the run.")] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings file.")] = None,
+) -> None:
+    """Sharpen a camera (or a file) into a virtual camera (or a file). Ctrl-C ends it cleanly."""
+
+    def work() -> int:
+        from sharpcam.cli.run import run_run
+        from sharpcam.config import load_config
+
+        flags = {
+            "camera.device": device,
+            "camera.size": size,
+            "camera.fps": fps,
+            "output.sink": sink,
+            "model.name": model,
+            "model.strength": strength,
+            "model.provider": provider,
+            "model.threads": threads,
+            "model.temporal": False if no_temporal else None,
+        }
+        return run_run(load_config(config, flags), source=source, frames=frames, duration=duration, report=report)
+
+    if source is not None and device is not None:
+        raise typer.BadParameter("--source takes the place of --device: give one of them")
+    _end(work)
+
+
+@app.command()
+def process(
+    input: Annotated[Path, typer.Argument(metavar="IN", help="Video, picture, or folder of pictures.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Video, picture, or folder.")],
+    model: Annotated[str, typer.Option(help="auto, a model's name, or a path.")] = "auto",
+    strength: Annotated[float, typer.Option(min=0, max=1, help="0 (off) to 1 (full).")] = 1.0,
+    compare: Annotated[bool, typer.Option("--compare", help="Before and after, side by side.")] = False,
+    clip: Annotated[bool, typer.Option("--clip", help="A folder is the frames of one clip, in name order.")] = False,
+    provider: Annotated[ProviderChoice, typer.Option(help="Where the model runs.")] = ProviderChoice.AUTO,
+    threads: Threads = None,
+) -> None:
+    """Sharpen a video file, a picture, or a folder of pictures."""
+
+    def work() -> int:
+        from sharpcam.cli.process import run_process
+
+        return run_process(
+            input,
+            output,
+            model=model,
+            strength=strength,
+            compare=compare,
+            clip=clip,
+            provider=str(provider),
+            threads=threads,
+        )
+
+    _end(work)
+
+
+@app.command()
+def bench(
+    model: Annotated[
+        list[str] | None, typer.Option(help="auto, all, a name or a path; may be repeated.  [default: auto]")
+    ] = None,
+    size: Size = None,
+    provider: Annotated[ProviderChoice, typer.Option(help="Where the model runs.")] = ProviderChoice.AUTO,
+    threads: Threads = None,
+    frames: Annotated[int, typer.Option(min=10, help="Frames to measure in each of the two runs.")] = 300,
+    json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write JSON; - for standard output.")] = None,
+) -> None:
+    """Measure speed, latency and CPU of the whole pipeline on this machine."""
+
+    def work() -> int:
+        from sharpcam.cli.bench import run_bench
+        from sharpcam.config import parse_size
+
+        return run_bench(
+            model or ["auto"],
+            size=parse_size(size or (1280, 720)),
+            provider=str(provider),
+            threads=threads,
+            frames=frames,
+            json=json,
+        )
+
+    _end(work)
+
+
+@app.command()
+def devices(as_json: AsJson = False) -> None:
+    """List cameras and virtual cameras."""
+
+    def work() -> int:
+        from sharpcam.cli.devices import run_devices
+
+        return run_devices(as_json)
+
+    _end(work)
+
+
+@app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(help="Show the card of this model.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the models, or show the card of one."""
+
+    def work() -> int:
+        from sharpcam.cli.models import run_models
+
+        return run_models(name, as_json)
+
+    _end(work)
+
+
+def _end(work: Callable[[], int]) -> NoReturn:
+    """Does the work and leaves with its exit code; every failure is one line and a hint."""
+    try:
+        code = work()
+        sys.stdout.flush()
+    except SharpCamError as error:
+        code = _fail(str(error), error.hint)
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:  # `sharpcam models | head`: who asked has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 0
+    except Exception as error:
+        log.debug("unexpected", exc_info=True)
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        code = _fail(f"unexpected failure: {what}", "this is a bug in SharpCam; --verbose shows where")
+    raise typer.Exit(code)
+
+
+def _fail(message: str, hint: str) -> int:
+    print(f"sharpcam: {message}", file=sys.stderr)
+    if hint:
+        print(f"  hint: {hint}", file=sys.stderr)
+    return 1
+
+
+def main() -> None:
+    """The `sharpcam` program."""
+    app(prog_name="sharpcam")

@@ -1,0 +1,179 @@
+"""`sharpcam run`: a camera or file, sharpened, into a virtual camera or file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import cv2
+
+from sharpcam.config import Config
+from sharpcam.engine import Engine
+from sharpcam.errors import MediaError
+from sharpcam.pipeline import Pipeline
+from sharpcam.wiring import load_engine, open_sink, open_source, reopener
+
+_PLAIN_EVERY_S = 10.0
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: the same as Ctrl-C."""
+
+
+def run_run(
+    config: Config,
+    *,
+    source: str | None = None,
+    frames: int | None = None,
+    duration: float | None = None,
+    report: Path | None = None,
+) -> int:
+    """Runs until the end, Ctrl-C or SIGTERM; gives the exit code."""
+    cv2.setNumThreads(1)  # its threads would fight for the cores with the model's
+    if report is not None:
+        check_writable(report)
+    with _signals():
+        pipeline, engine = _build(config, source, frames, duration)
+        status = _Status(pipeline, engine)
+        failure = ""
+        try:
+            print(f"source: {pipeline.source.description}")
+            print(f"model:  {engine.description}, strength {engine.strength:g}")
+            print(f"sink:   {pipeline.sink.description}", flush=True)
+            with status:
+                pipeline.run(status.tick)
+        except Exception as error:
+            failure = str(error) or type(error).__name__
+            raise
+        finally:
+            engine.close()
+            if report is not None:
+                write_json(report, _report(pipeline, engine) | ({"error": failure} if failure else {}))
+    print(status.summary(), flush=True)
+    interrupted = pipeline.exit in ("interrupted", "terminated")
+    return 130 if interrupted and not pipeline.telemetry["frames_out"] else 0
+
+
+def _build(config: Config, source: str | None, frames: int | None, duration: float | None) -> tuple[Pipeline, Engine]:
+    """All parts, opened; what was opened is closed again when a later one fails."""
+    with contextlib.ExitStack() as undo:
+        opened = open_source(config, source)
+        undo.callback(opened.close)
+        engine = load_engine(config, opened.size)
+        undo.callback(engine.close)
+        sink = open_sink(config, opened.size, opened.fps, opened.color, source)
+        undo.callback(sink.abort)
+        pipeline = Pipeline(opened, engine, sink, frames=frames, duration=duration, reopen=reopener(config, opened))
+        undo.pop_all()
+        return pipeline, engine
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), end) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+def _report(pipeline: Pipeline, engine: Engine) -> dict[str, Any]:
+    return {
+        "source": pipeline.source.description,
+        "sink": pipeline.sink.description,
+        "model": engine.model.name,
+        "provider": engine.provider,
+        "threads": engine.threads,
+        "strength": engine.strength,
+        "size": list(pipeline.sink.size),
+        **pipeline.telemetry.report(),
+        "exit": pipeline.exit,
+    }
+
+
+def check_writable(path: Path) -> None:
+    """Raises MediaError now rather than after the run, when its numbers would be lost."""
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise MediaError(f"cannot write {path}: it is a folder", "name a file")
+    if not folder.is_dir():
+        raise MediaError(f"cannot write {path}: there is no folder {folder}", f"run: mkdir -p {folder}")
+    if not os.access(folder, os.W_OK):
+        raise MediaError(f"cannot write {path}: permission denied", "name a file in a folder of yours")
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Writes all of it or nothing."""
+    check_writable(path)
+    try:
+        handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(values, file, indent=2)
+                file.write("\n")
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise MediaError(f"cannot write {path}: {error.strerror}", "free some space or name another file") from error
+
+
+class _Status:
+    """One line that tells how it goes: live on a terminal, else a plain one now and then."""
+
+    def __init__(self, pipeline: Pipeline, engine: Engine) -> None:
+        self._pipeline, self._engine = pipeline, engine
+        self._live: Any = None
+        self._next = time.monotonic() + _PLAIN_EVERY_S
+
+    def __enter__(self) -> None:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+            self._live.start()
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def tick(self) -> None:
+        if self._live:
+            self._live.update(self.line(), refresh=True)
+        elif time.monotonic() >= self._next:
+            self._next += _PLAIN_EVERY_S
+            print(self.line(), file=sys.stderr, flush=True)
+
+    def line(self) -> str:
+        numbers, (fps, latency_ms) = self._pipeline.telemetry, self._pipeline.telemetry.recent()
+        state = f"{fps:5.1f} fps  {latency_ms:5.1f} ms" if fps else "no new picture"
+        parts = [state, f"{numbers['frames_out']} frames", f"{numbers['dropped']} dropped"]
+        parts += [f"{numbers[name]} {name}" for name in ("reconnects", "bypassed") if numbers[name]]
+        parts += [f"{self._engine.model.name} on {self._engine.provider}"]
+        return "  ".join(parts)
+
+    def summary(self) -> str:
+        report = self._pipeline.telemetry.report()
+        latency = report["latency_ms"]
+        return (
+            f"{report['frames_out']} frames, {report['fps']:.1f} fps, {report['dropped']} dropped, "
+            f"latency {latency['p50']:.1f} ms (p95 {latency['p95']:.1f}), "
+            f"{report['cpu_ms_per_frame']:.1f} ms of CPU a frame; ended: {self._pipeline.exit}"
+        )

@@ -1,0 +1,89 @@
+"""From settings to the parts of a pipeline: which source, which sink, and whether time presses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from sharpcam.config import Config
+from sharpcam.engine import Engine
+from sharpcam.errors import ConfigError
+from sharpcam.frame import Color
+from sharpcam.sinks import Sink
+from sharpcam.sources import Source
+
+TESTCARD = "testcard"
+NULL = "null"
+
+
+def is_media(sink: str) -> bool:
+    """Whether a sink's name means a media file: it has a suffix and is no device."""
+    return bool(re.search(r"\.\w{2,5}$", sink)) and not sink.startswith("/dev/")
+
+
+def open_source(config: Config, source: str | None = None) -> Source:
+    """The camera of the settings, or the test card, or the media file that `source` names.
+
+    Time presses (the source is live) for a camera, for whatever goes to a virtual camera, and for the test
+    card unless it is written to a file. A file that goes to a file or nowhere is read as fast as it can be
+    worked on, and none of its frames is lost.
+
+    A media file keeps its own size unless one was set or it goes to a virtual camera.
+    """
+    camera, sink = config.camera, config.output.sink
+    to_file, to_camera = is_media(sink), not is_media(sink) and sink != NULL
+    if source is None:
+        from sharpcam.sources.camera import CameraSource
+
+        return CameraSource(camera.device, camera.size, camera.fps, fit=camera.fit)
+    if source == TESTCARD:
+        from sharpcam.sources.testcard import TestCardSource
+
+        return TestCardSource(camera.size, camera.fps, live=not to_file)
+    from sharpcam.sources.media import MediaSource
+
+    own_size = "size" not in camera.model_fields_set and not to_camera
+    return MediaSource(Path(source).expanduser(), None if own_size else camera.size, live=to_camera)
+
+
+def reopener(config: Config, source: Source) -> Callable[[], Source] | None:
+    """How a camera that was lost is opened again: by its steadiest name. None for what cannot be lost."""
+    from sharpcam.sources.camera import CameraSource
+
+    if not isinstance(source, CameraSource):
+        return None
+    camera, address = config.camera, source.address
+    return lambda: CameraSource(address, camera.size, camera.fps, fit=camera.fit)
+
+
+def open_sink(config: Config, size: tuple[int, int], fps: float, color: Color, media: str | None = None) -> Sink:
+    """The sink of the settings, for frames of a source; `media` is the file whose sound goes along.
+
+    Raises ConfigError when the name means nothing, and what the sinks raise.
+    """
+    sink = config.output.sink
+    if sink == NULL:
+        from sharpcam.sinks.null import NullSink
+
+        return NullSink(size, fps)
+    if is_media(sink):
+        from sharpcam.sinks.media import MediaSink
+
+        audio = Path(media).expanduser() if media is not None and media != TESTCARD else None
+        return MediaSink(Path(sink).expanduser(), size, fps, color, audio_from=audio)
+    if "/" in sink and not sink.startswith("/dev/"):
+        raise ConfigError(
+            f'sink "{sink}" is neither a device nor a video file', "use auto, null, /dev/videoN or FILE.mp4"
+        )
+    from sharpcam.sinks.virtual_camera import VirtualCameraSink
+
+    return VirtualCameraSink(None if sink == "auto" else sink, size, fps)
+
+
+def load_engine(config: Config, size: tuple[int, int]) -> Engine:
+    """The engine of the settings, for frames of `size`."""
+    wanted = config.model
+    engine = Engine.load(wanted.name, size, wanted.provider, wanted.threads, wanted.temporal)
+    engine.strength = wanted.strength
+    return engine

@@ -95,17 +95,23 @@ class Pipeline:
     def run(self, on_tick: Callable[[], None] = lambda: None) -> str:
         """Starts, waits for the end, and gives the reason; `on_tick` is called about every `TICK_S` seconds.
 
-        Ctrl-C ends it as `stop` does, with the reason "interrupted". Raises what went wrong in any thread,
-        or in closing the sink; the sink has been aborted then.
+        KeyboardInterrupt ends it as `stop` does, with the reason that it carries or "interrupted"; a second
+        one does not wait for frames on their way. Raises what went wrong in any thread, in `on_tick`, or in
+        closing the sink; the sink has been aborted then.
         """
-        self.start()
+        begun = False
         while True:
             try:
+                if not begun:
+                    begun = True
+                    self.start()
                 while not self.wait(TICK_S):
                     on_tick()
                 break
-            except KeyboardInterrupt:
-                self.stop("interrupted", at_once=self._stopping.is_set())
+            except KeyboardInterrupt as interrupt:
+                self.stop(str(interrupt) or "interrupted", at_once=self._stopping.is_set())
+            except BaseException as error:
+                self._fail(error)
         return self.finish()
 
     def start(self) -> None:
@@ -126,14 +132,15 @@ class Pipeline:
     def wait(self, timeout: float) -> bool:
         """Whether all threads have ended, waiting for it no longer than `timeout` seconds."""
         end = time.monotonic() + timeout
-        for thread in self._threads:
+        started = [thread for thread in self._threads if thread.ident is not None]
+        for thread in started:
             thread.join(max(0.0, end - time.monotonic()))
         now = time.monotonic()
         if now > self._kill_at and not self._dead.is_set():
             log.warning("stop: frames on their way are given up after %.0f s", STOP_S)
             self._dead.set()
             self._close_source()  # a read may hang in it
-        stuck = [thread.name for thread in self._threads if thread.is_alive()]
+        stuck = [thread.name for thread in started if thread.is_alive()]
         if stuck and now > self._kill_at + STOP_S:
             log.error("stop: left behind %s", ", ".join(stuck))
             return True
@@ -339,6 +346,9 @@ class Pipeline:
         try:
             work()
         except BaseException as error:
-            with self._lock:
-                self._error = self._error or error
-            self.stop("failed", at_once=True)
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            self._error = self._error or error
+        self.stop("failed", at_once=True)

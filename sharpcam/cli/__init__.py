@@ -82,7 +82,6 @@ def _common(
     root = logging.getLogger("sharpcam")
     root.handlers = [handler]
     root.setLevel(logging.DEBUG if verbose else logging.WARNING)
-    root.propagate = False
 
 
 class _StderrHandler(logging.Handler):

@@ -25,10 +25,6 @@ from sharpcam.wiring import load_engine, open_sink, open_source, reopener
 _PLAIN_EVERY_S = 10.0
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP: the same as Ctrl-C."""
-
-
 def run_run(
     config: Config,
     *,
@@ -80,7 +76,7 @@ def _build(config: Config, source: str | None, frames: int | None, duration: flo
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
-        raise Terminated
+        raise KeyboardInterrupt("terminated")
 
     names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {name: signal.signal(getattr(signal, name), end) for name in names}

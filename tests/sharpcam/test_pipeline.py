@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -579,6 +580,28 @@ def test_ctrl_c_ends_it_cleanly() -> None:
 
     assert pipeline.run(tick) == "interrupted"
     assert sink.calls == ["close"]
+
+
+def test_a_mistake_of_the_caller_ends_it_too() -> None:
+    sink = FakeSink()
+    pipeline = Pipeline(FakeSource(3), FakeEngine(), sink)
+
+    def tick() -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        pipeline.run(tick)
+    assert sink.calls == ["abort"]
+    assert nothing_leaked(pipeline)
+
+
+def test_interrupt_while_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = FakeSink()
+    pipeline = Pipeline(FakeSource(3), FakeEngine(), sink)
+    monkeypatch.setattr(pipeline._threads[1], "start", lambda: signal.raise_signal(signal.SIGINT))
+    assert pipeline.run() == "interrupted"
+    assert sink.calls == ["close"]
+    assert nothing_leaked(pipeline)
 
 
 def test_second_ctrl_c_does_not_wait_for_frames() -> None:

@@ -153,10 +153,7 @@ def test_ms_ssim_by_definition() -> None:
                 luminance = (2 * ma * mb + 1e-4) / (ma**2 + mb**2 + 1e-4)
                 product *= (cs if scale < scales - 1 else cs * luminance).mean() ** weights[scale]
                 height, width = a.shape[0] // 2 * 2, a.shape[1] // 2 * 2
-                a, b = (
-                    p[:height, :width].reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3))
-                    for p in (a, b)
-                )
+                a, b = (p[:height, :width].reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3)) for p in (a, b))
             per_channel.append(product)
         return float(np.mean(per_channel))
 
@@ -213,6 +210,8 @@ def test_distillation_counts_where_the_teacher_is_nearer() -> None:
     everywhere = np.hypot([0.1, 0.3, 0.7, 0.15], 1e-3).mean()
     assert distillation(student, teacher, truth, gate=False).item() == pytest.approx(everywhere, rel=1e-5)
     assert distillation(truth, teacher, truth).item() == 0
+    half = torch.full_like(truth, 0.25)
+    assert distillation(truth + half, truth - half, truth).item() == 0  # as near is not nearer
 
 
 def test_distillation_pulls_only_at_gated_pixels() -> None:
@@ -485,6 +484,7 @@ def test_recipes_that_cannot_be_are_explained(tmp_path: Path) -> None:
     assert "charbonnier" in refused(lambda: WeightedLoss({"L1": 1.0}), "unknown loss 'L1'")
     refused(lambda: WeightedLoss({"l1": -1.0}), r"'l1' has the weight -1\.0")
     refused(lambda: WeightedLoss({"l1": float("nan")}), "'l1' has the weight nan")
+    refused(lambda: WeightedLoss({"l1": float("inf")}), "'l1' has the weight inf")
     refused(lambda: WeightedLoss({"l1": 0.0}), "no loss has a weight")
     refused(lambda: WeightedLoss({}), "no loss has a weight")
     hint = refused(lambda: WeightedLoss({"vgg16": 1.0}), "needs the file of vgg16's weights")
@@ -492,10 +492,15 @@ def test_recipes_that_cannot_be_are_explained(tmp_path: Path) -> None:
     refused(lambda: WeightedLoss({"resnet18": 1.0}), "needs the file of resnet18's weights")
     refused(lambda: WeightedLoss({"features": 1.0}), "needs a FeatureDistillation")
     refused(lambda: WeightedLoss({"vgg16": 1.0}, vgg16=tmp_path / "no.pth"), "no weights at", ModelError)
-    refused(
-        lambda: WeightedLoss({"mse_teacher": 1.0})(pictures(1), pictures(2)), "not given: teacher", ValueError
-    )
+    refused(lambda: WeightedLoss({"mse_teacher": 1.0})(pictures(1), pictures(2)), "not given: teacher", ValueError)
     refused(lambda: WeightedLoss({"distill": 1.0})(pictures(1)), "not given: teacher, truth", ValueError)
+
+
+def test_resnet_sees_pictures_at_its_own_size(files: dict[str, Path]) -> None:
+    x, y = pictures(1), pictures(2)
+    _, parts = WeightedLoss({"resnet18": 1.0}, **files)(x, y)
+    want = PerceptualLoss(ResNet18.from_file(files["resnet18"]), size=224)(x, y)
+    assert parts["resnet18"].item() == pytest.approx(want.item(), rel=1e-6)
 
 
 def test_adapters_of_features_are_there_for_the_optimiser(files: dict[str, Path]) -> None:

@@ -320,7 +320,7 @@ def test_pads_what_is_too_small_to_be_reflected_by_repeating() -> None:
     assert torch.equal(pad_to_multiple(image, 8), torch.from_numpy(want))
 
 
-@pytest.mark.parametrize("size", [(13, 22), (1, 1), (8, 5), (16, 16)])
+@pytest.mark.parametrize("size", [(13, 22), (1, 1), (8, 5), (4, 16)])
 @torch.no_grad()
 def test_any_size_goes_through_padded_and_cropped(size: tuple[int, int]) -> None:
     model, image = tiny(), torch.rand(1, 3, *size)

@@ -106,6 +106,17 @@ def test_refuses_what_is_not_the_published_file(
     assert list(tmp_path.iterdir()) == [old]
 
 
+def test_stops_reading_what_is_too_long(server: Server, tmp_path: Path) -> None:
+    server.body = CONTENT * 5
+    server.announced = len(server.body)
+    seen: list[int] = []
+    with pytest.raises(ModelError, match="not the published one") as failure:
+        weights.fetch("net", tmp_path, lambda done, total: seen.append(done))
+    assert max(seen) <= len(CONTENT)
+    assert f"({len(server.body)} of" not in str(failure.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_explains_an_address_that_gives_nothing(server: Server, tmp_path: Path) -> None:
     server.status = 404
     with pytest.raises(ModelError, match=r"net-1234\.pth cannot be fetched: Not Found"):
@@ -252,3 +263,18 @@ def test_resnet_block_adds_the_projected_input() -> None:
     y = conv(y, block.conv2.weight, padding=1).mul(scale)
     y = (y + conv(x, block.downsample[0].weight, stride=2).mul(scale)).relu()
     torch.testing.assert_close(block(x), y)
+
+
+@torch.no_grad()
+def test_resnet_normalises_and_begins_with_a_stem_of_quarter_size() -> None:
+    torch.manual_seed(0)
+    model = ResNet18().eval()
+    seen: list[torch.Tensor] = []
+    model.layer1.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    images = torch.rand(1, 3, 32, 40)
+    model(images)
+    mean, std = (torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    x = torch.nn.functional.conv2d((images - mean) / std, model.conv1.weight, stride=2, padding=3)
+    x = (x * (1 + 1e-5) ** -0.5).relu()
+    x = torch.nn.functional.pad(x, (1, 1, 1, 1)).unfold(2, 3, 2).unfold(3, 3, 2).amax(dim=(-2, -1))
+    torch.testing.assert_close(seen[0], x)

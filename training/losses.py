@@ -84,9 +84,7 @@ def ms_ssim(output: Tensor, truth: Tensor, scales: int | None = None) -> Tensor:
     fit = min(5, 1 + int(math.log2(min(x.shape[-2:]) / WINDOW)))
     scales = scales or fit
     if not 1 <= scales <= fit:
-        raise ValueError(
-            f"{scales} scales do not fit {tuple(x.shape)}: at most {fit}, sides of {WINDOW} at the last"
-        )
+        raise ValueError(f"{scales} scales do not fit {tuple(x.shape)}: at most {fit}, sides of {WINDOW} at the last")
     weights = [w / sum(MS_SSIM_WEIGHTS[:scales]) for w in MS_SSIM_WEIGHTS[:scales]]
     product = torch.ones(x.shape[:2], dtype=x.dtype, device=x.device)
     for scale, weight in enumerate(weights, 1):
@@ -213,9 +211,7 @@ class Taps(AbstractContextManager["Taps"]):
 # -- a teacher's word, and time --------------------------------------------------------------------------
 
 
-def distillation(
-    output: Tensor, teacher: Tensor, truth: Tensor, gate: bool = True, eps: float = 1e-3
-) -> Tensor:
+def distillation(output: Tensor, teacher: Tensor, truth: Tensor, gate: bool = True, eps: float = 1e-3) -> Tensor:
     """Charbonnier towards the teacher's output, where that is nearer to the truth than the student's.
 
     Without `gate`, everywhere. The mean is over all elements, so that the term fades as the student
@@ -345,9 +341,7 @@ class WeightedLoss(nn.Module):
                 raise ValueError(f"loss {name!r} was not given: {', '.join(missing)}")
             arguments = [given[what] for what in term.takes]
             if name != "temporal":
-                arguments = [
-                    a.flatten(0, 1) if isinstance(a, Tensor) and a.dim() == 5 else a for a in arguments
-                ]
+                arguments = [a.flatten(0, 1) if isinstance(a, Tensor) and a.dim() == 5 else a for a in arguments]
             values[name] = (term.compute or self.modules_of[name])(*arguments)
         total = torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
         return total, {name: value.detach() for name, value in values.items()}

@@ -187,9 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", choices=REGISTRY, help="which weights")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/weights"), help="folder (default: %(default)s)"
-    )
+    parser.add_argument("--out", type=Path, default=Path("runs/weights"), help="folder (default: %(default)s)")
     chosen = parser.parse_args(arguments)
     print(f"{chosen.name}: licence {REGISTRY[chosen.name].licence}.")
     try:

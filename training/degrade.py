@@ -1,0 +1,320 @@
+"""A webcam simulator made of pure functions: what happens to light between a face and a video call.
+
+Every function takes pictures as float32 (H, W, 3) RGB in 0..1 (gamma-encoded unless it says `linear`) and
+returns the same; all chance comes from a `numpy.random.Generator` that the caller seeds, so one seed gives
+one picture for ever. `degrade_clip` chains them with parameters that stay the same for a clip but drift
+slowly, as a real camera's do.
+
+The order follows the path of light: optics and motion in linear light, sensor sampling, signal-dependent
+noise, the camera's own denoising and sharpening, the scale to the output size, 4:2:0 and MJPEG. A minority
+of clips also passes through a video codec. The families are those of Real-ESRGAN (Wang et al., 2021),
+BSRGAN (Zhang et al., 2021) and the NTIRE 2025 video-conferencing challenge, with a webcam's own order.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.float32]
+Kernel = NDArray[np.float32]
+
+
+# -- light ---------------------------------------------------------------------------------------------
+
+# a pure power is within 2 % of the sRGB curve and much cheaper
+GAMMA = 2.2
+
+
+def to_linear(image: Image) -> Image:
+    """Gamma-encoded to linear light."""
+    return np.power(np.maximum(image, 0), np.float32(GAMMA), dtype=np.float32)
+
+
+def to_gamma(image: Image) -> Image:
+    """Linear light to gamma-encoded."""
+    return np.power(np.clip(image, 0, 1), np.float32(1 / GAMMA), dtype=np.float32)
+
+
+# -- optics and motion ---------------------------------------------------------------------------------
+
+
+def gaussian_kernel(sigma_x: float, sigma_y: float | None = None, angle: float = 0.0) -> Kernel:
+    """Normalised Gaussian, anisotropic where the two sigmas (pixels) differ; `angle` in radians."""
+    sigma_y = sigma_x if sigma_y is None else sigma_y
+    r = max(1, int(np.ceil(3 * max(sigma_x, sigma_y))))
+    y, x = np.mgrid[-r : r + 1, -r : r + 1].astype(np.float32)
+    u, v = x * np.cos(angle) + y * np.sin(angle), -x * np.sin(angle) + y * np.cos(angle)
+    k = np.exp(-0.5 * ((u / max(sigma_x, 1e-3)) ** 2 + (v / max(sigma_y, 1e-3)) ** 2))
+    return (k / k.sum()).astype(np.float32)
+
+
+def disk_kernel(radius: float) -> Kernel:
+    """Defocus: a disk of `radius` pixels with an anti-aliased rim."""
+    r = max(1, int(np.ceil(radius)))
+    s = 8
+    n = (2 * r + 1) * s
+    c = (np.arange(n, dtype=np.float32) + 0.5) / s - (r + 0.5)
+    k = ((c[:, None] ** 2 + c[None, :] ** 2) <= max(radius, 0.35) ** 2).astype(np.float32)
+    k = k.reshape(2 * r + 1, s, 2 * r + 1, s).mean((1, 3))
+    return (k / k.sum()).astype(np.float32)
+
+
+def motion_kernel(length: float, angle: float) -> Kernel:
+    """Straight motion of `length` pixels at `angle` radians during the exposure."""
+    r = max(1, int(np.ceil(length / 2)))
+    k = np.zeros((2 * r + 1, 2 * r + 1), np.float32)
+    t = np.linspace(-length / 2, length / 2, max(2, int(length * 8)), dtype=np.float32)
+    x, y = r + t * np.cos(angle), r + t * np.sin(angle)
+    x0, y0 = np.floor(x).astype(int), np.floor(y).astype(int)
+    for dx in (0, 1):
+        for dy in (0, 1):
+            w = (1 - np.abs(x - (x0 + dx))) * (1 - np.abs(y - (y0 + dy)))
+            inside = (x0 + dx <= 2 * r) & (y0 + dy <= 2 * r)
+            np.add.at(k, ((y0 + dy)[inside], (x0 + dx)[inside]), w[inside])
+    return np.asarray(k / k.sum(), np.float32)
+
+
+def convolve(image: Image, kernel: Kernel) -> Image:
+    """`image` filtered by `kernel`, borders reflected."""
+    return np.asarray(cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101), np.float32)
+
+
+# -- sensor --------------------------------------------------------------------------------------------
+
+
+def sensor_noise(linear: Image, shot: float, read: float, rng: np.random.Generator) -> Image:
+    """Signal-dependent noise in linear light: variance = shot * value + read ** 2 (heteroscedastic Gaussian,
+    the usual approximation of Poisson plus read noise; Foi et al., 2008)."""
+    sigma = np.sqrt(np.maximum(linear, 0) * np.float32(shot) + np.float32(read) ** 2)
+    return linear + sigma * rng.standard_normal(linear.shape, dtype=np.float32)
+
+
+def resize(image: Image, width: int, height: int, interpolation: int) -> Image:
+    return np.asarray(cv2.resize(image, (width, height), interpolation=interpolation), np.float32)
+
+
+# -- the camera's image signal processor -----------------------------------------------------------------
+
+
+def smear(image: Image, sigma_color: float, sigma_space: float) -> Image:
+    """Bilateral denoising, which takes skin and hair texture with the noise."""
+    return np.asarray(cv2.bilateralFilter(image, 5, sigma_color, sigma_space), np.float32)
+
+
+def oversharpen(image: Image, sigma: float, amount: float) -> Image:
+    """The unsharp mask that cheap cameras apply, with its halo."""
+    soft = cv2.GaussianBlur(image, (0, 0), sigma)
+    return np.clip(image + np.float32(amount) * (image - soft), 0, 1).astype(np.float32)
+
+
+def mjpeg(image: Image, quality: int, chroma_422: bool) -> Image:
+    """One MJPEG frame: JPEG with 4:2:2 or 4:2:0 chroma."""
+    sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422 if chroma_422 else cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420
+    flags = [cv2.IMWRITE_JPEG_QUALITY, int(quality), cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
+    bgr = np.ascontiguousarray(np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)[..., ::-1])
+    ok, data = cv2.imencode(".jpg", bgr, flags)
+    if not ok:
+        raise RuntimeError("JPEG encoder failed")
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None
+    return decoded[..., ::-1].astype(np.float32) / 255
+
+
+def video_codec(clip: Sequence[Image], codec: str, bits_per_pixel: float, fps: int = 30) -> list[Image]:
+    """The clip through an in-memory encoder (`libx264` or `libvpx`) at a rate of bits per pixel."""
+    import av
+
+    height, width = clip[0].shape[:2]
+    target = io.BytesIO()
+    with av.open(target, "w", format="matroska") as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"  # type: ignore[attr-defined]
+        stream.bit_rate = int(bits_per_pixel * width * height * fps)  # type: ignore[attr-defined]
+        stream.options = (  # type: ignore[attr-defined]
+            {"preset": "veryfast", "tune": "zerolatency"}
+            if codec == "libx264"
+            else {"deadline": "realtime", "cpu-used": "8"}
+        )
+        stream.thread_count = 1  # type: ignore[attr-defined]
+        for image in clip:
+            picture = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):  # type: ignore[attr-defined]
+                container.mux(packet)
+        for packet in stream.encode():  # type: ignore[attr-defined]
+            container.mux(packet)
+    target.seek(0)
+    with av.open(target) as container:
+        out = [f.to_ndarray(format="rgb24").astype(np.float32) / 255 for f in container.decode(video=0)]
+    if len(out) != len(clip):
+        raise RuntimeError(f"{codec} returned {len(out)} of {len(clip)} frames")
+    return out
+
+
+# -- a camera ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Webcam:
+    """One camera in one light: the parameters of a clip. Lengths are in pixels of the output frame."""
+
+    blur: str = "none"  # none, gauss, aniso, disk
+    blur_size: float = 0.0  # sigma or radius
+    blur_ratio: float = 1.0  # aniso: second sigma over first
+    blur_angle: float = 0.0
+    motion: float = 0.0
+    motion_angle: float = 0.0
+    scale: float = 1.0  # sensor or binning resolution: output / sensor
+    down: int = cv2.INTER_AREA
+    up: int = cv2.INTER_LINEAR
+    shot: float = 0.0
+    read: float = 0.0
+    smear_color: float = 0.0
+    smear_space: float = 1.0
+    sharpen_sigma: float = 1.0
+    sharpen_amount: float = 0.0
+    temporal: float = 0.0  # the camera's own recursive denoising: weight of the previous frame
+    jpeg: int = 0  # quality, 0 for none
+    jpeg_422: bool = False
+    codec: str = ""
+    codec_rate: float = 0.0
+    identity: bool = False  # a perfect camera: the network must leave it alone
+    drift: float = 0.0  # how much blur and noise wander within a clip
+
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+def sample_webcam(rng: np.random.Generator, identity: float = 0.08) -> Webcam:
+    """A random camera, from good to bad. `identity` is the share of perfect ones.
+
+    Mild softness with little noise is as likely as heavy damage: a simulator that only knows heavy damage
+    teaches a network to over-sharpen real lenses.
+    """
+    if rng.random() < identity:
+        return Webcam(identity=True)
+    # severity shapes blur and noise; its square root law keeps mild cameras frequent
+    blur = str(rng.choice(["none", "gauss", "aniso", "disk"], p=[0.12, 0.46, 0.14, 0.28]))
+    size = float(rng.uniform(0.3, 1.7)) if blur != "disk" else float(rng.uniform(0.6, 2.3))
+    noisy = rng.random() < 0.8
+    level = float(rng.beta(1.2, 2.5)) if noisy else 0.0
+    w = Webcam(
+        blur=blur,
+        blur_size=size,
+        blur_ratio=float(rng.uniform(0.35, 1.0)),
+        blur_angle=float(rng.uniform(0, np.pi)),
+        scale=float(rng.choice([1.0, rng.uniform(1.0, 1.7)], p=[0.45, 0.55])),
+        down=int(rng.choice([cv2.INTER_AREA, cv2.INTER_LINEAR])),
+        up=int(rng.choice([cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4], p=[0.5, 0.4, 0.1])),
+        shot=0.008 * level * float(rng.uniform(0.2, 1.0)),
+        read=0.016 * level * float(rng.uniform(0.0, 1.0)),
+        drift=float(rng.choice([0.0, 0.04, 0.1], p=[0.5, 0.3, 0.2])),
+    )
+    if rng.random() < 0.2:
+        w = replace(w, motion=float(rng.uniform(1.0, 7.0)), motion_angle=float(rng.uniform(0, np.pi)))
+    if noisy and rng.random() < 0.35:
+        w = replace(w, smear_color=float(rng.uniform(0.02, 0.09)), smear_space=float(rng.uniform(0.8, 2.0)))
+    if noisy and rng.random() < 0.15:
+        w = replace(w, temporal=float(rng.uniform(0.2, 0.6)))
+    if rng.random() < 0.25:
+        w = replace(
+            w, sharpen_sigma=float(rng.uniform(0.7, 1.6)), sharpen_amount=float(rng.uniform(0.2, 1.3))
+        )
+    if rng.random() < 0.72:
+        w = replace(w, jpeg=int(rng.integers(50, 97)), jpeg_422=bool(rng.random() < 0.6))
+    if rng.random() < 0.06:
+        w = replace(
+            w,
+            codec=str(rng.choice(["libx264", "libvpx"])),
+            codec_rate=float(np.exp(rng.uniform(np.log(0.04), np.log(0.3)))),
+        )
+    return w
+
+
+def degrade_clip(clip: Sequence[Image], webcam: Webcam, rng: np.random.Generator) -> list[Image]:
+    """What `webcam` makes of the sharp `clip`; frames keep their size.
+
+    clip: frames (H, W, 3) float32 RGB 0..1. Returns as many, of the same shape.
+    """
+    if webcam.identity:
+        return [f.copy() for f in clip]
+    out: list[Image] = []
+    wander = 1.0
+    previous: Image | None = None
+    for frame in clip:
+        wander = float(np.clip(wander + webcam.drift * rng.standard_normal(), 0.6, 1.5))
+        image = _expose(frame, webcam, wander, rng)
+        if webcam.temporal:
+            image = image if previous is None else image + np.float32(webcam.temporal) * (previous - image)
+            previous = image
+        if webcam.smear_color:
+            image = smear(image, webcam.smear_color, webcam.smear_space)
+        if webcam.sharpen_amount:
+            image = oversharpen(image, webcam.sharpen_sigma, webcam.sharpen_amount)
+        height, width = frame.shape[:2]
+        if image.shape[:2] != (height, width):
+            image = np.clip(resize(image, width, height, webcam.up), 0, 1)
+        if webcam.jpeg:
+            image = mjpeg(image, webcam.jpeg, webcam.jpeg_422)
+        out.append(image)
+    if webcam.codec:
+        out = video_codec(out, webcam.codec, webcam.codec_rate)
+    return out
+
+
+def _expose(frame: Image, webcam: Webcam, wander: float, rng: np.random.Generator) -> Image:
+    """Optics, motion, sampling and noise of one frame, in linear light; returns it gamma-encoded."""
+    linear = to_linear(frame)
+    size = webcam.blur_size * wander
+    if webcam.blur == "gauss":
+        linear = convolve(linear, gaussian_kernel(size))
+    elif webcam.blur == "aniso":
+        linear = convolve(linear, gaussian_kernel(size, size * webcam.blur_ratio, webcam.blur_angle))
+    elif webcam.blur == "disk":
+        linear = convolve(linear, disk_kernel(size))
+    if webcam.motion:
+        linear = convolve(linear, motion_kernel(webcam.motion * wander, webcam.motion_angle))
+    if webcam.scale > 1.01:
+        height, width = frame.shape[:2]
+        linear = resize(linear, round(width / webcam.scale), round(height / webcam.scale), webcam.down)
+    if webcam.shot or webcam.read:
+        linear = sensor_noise(linear, webcam.shot * wander, webcam.read * wander, rng)
+    return to_gamma(linear)
+
+
+# -- 4:2:0 ---------------------------------------------------------------------------------------------
+
+
+def to_i420(image: Image, full_range: bool = False) -> NDArray[np.uint8]:
+    """RGB (H, W, 3) to the BT.601 I420 buffer (H * 3 // 2, W) uint8, limited range unless `full_range`."""
+    rgb = np.round(np.clip(image, 0, 1) * 255).astype(np.float32)
+    r, g, b = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+    y = 0.299 * r + 0.587 * g + 0.114 * b
+    u, v = (b - y) * np.float32(0.5 / 0.886), (r - y) * np.float32(0.5 / 0.701)
+    if not full_range:
+        y = y * np.float32(219 / 255) + 16
+        u, v = u * np.float32(224 / 255), v * np.float32(224 / 255)
+    height, width = y.shape
+    buffer = np.empty((height * 3 // 2, width), np.uint8)
+    buffer[:height] = np.round(y)
+    chroma = buffer[height:].reshape(2, height // 2, width // 2)
+    for plane, values in zip(chroma, (u, v), strict=True):
+        half = cv2.resize(values, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+        plane[:] = np.clip(np.round(half + 128), 0, 255)
+    return buffer
+
+
+def from_i420(buffer: NDArray[np.uint8], full_range: bool = False) -> Image:
+    """The BT.601 I420 buffer (H * 3 // 2, W) to RGB (H, W, 3) float32 0..1, chroma upsampled bilinearly."""
+    height, width = buffer.shape[0] * 2 // 3, buffer.shape[1]
+    y = buffer[:height].astype(np.float32)
+    chroma = buffer[height:].reshape(2, height // 2, width // 2).astype(np.float32) - 128
+    u, v = (cv2.resize(c, (width, height), interpolation=cv2.INTER_LINEAR) for c in chroma)
+    if not full_range:
+        y, u, v = (y - 16) * np.float32(255 / 219), u * np.float32(255 / 224), v * np.float32(255 / 224)
+    rgb = np.stack([y + 1.402 * v, y - 0.344136 * u - 0.714136 * v, y + 1.772 * u], axis=-1)
+    return np.clip(rgb / 255, 0, 1).astype(np.float32)

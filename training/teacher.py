@@ -1,0 +1,31 @@
+"""`python -m training.teacher`: trains our own Restormer on the webcam simulator, in the size of the recipe.
+
+    python -m training.teacher --data DIR --out runs/teacher --set network.options.dim=48
+
+The size (`network.options`) goes from a few hundred thousand parameters, which a laptop trains in an hour, to
+the published 26 million, which want a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from training.distill import add_arguments, prepare, run, start_from
+from training.loop import train
+from training.tasks import make_task
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.teacher", description=__doc__.split("\n")[0])
+    add_arguments(parser, "teacher")
+    args = parser.parse_args()
+    recipe, clips, validation, out = prepare(args)
+    task = make_task(recipe)
+    if args.start_from:
+        start_from(task.student, args.start_from)
+    train(task, recipe, clips, validation, out, resume=args.resume, validation_clips=12)
+    print(f"wrote {out / 'best.pt'}: give it to `python -m training.distill --teacher-weights`")
+
+
+if __name__ == "__main__":
+    run(main)

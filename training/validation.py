@@ -1,0 +1,160 @@
+"""Validation sets: pictures that training never sees, through cameras that training does not have.
+
+    python -m training.validation --data DIR --out SETS
+
+writes one folder a set, each with `blur/` and `sharp/` of the same names, for `python -m training.evaluate --pairs`
+(the `clip-*` ones with `--clip`). Besides the training's own simulator, whose new pictures flatter a network,
+there are simulators written another way round; real pairs (GoPro, REDS) need no preparation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from training import degrade
+from training.data import Library, read_picture, read_video, scan
+from training.degrade import Image
+
+CROP = (512, 768)  # height, width at most
+CLIP_FRAMES = 24
+
+Simulator = Callable[[Image, np.random.Generator], Image]
+
+
+def webcam(image: Image, rng: np.random.Generator) -> Image:
+    """The training's own simulator."""
+    return degrade.degrade_clip([image], degrade.sample_webcam(rng, identity=0), rng)[0]
+
+
+def webcam2(image: Image, rng: np.random.Generator) -> Image:
+    """Another simulator: everything on gamma-encoded values, noise after scaling, JPEG always.
+
+    Gaussian 0.5..1.6, disk 0.8..2 or motion 2..7; area scaling 1..1.6; noise of up to 8 grey levels that grows with
+    brightness; bilateral smear half of the time; JPEG 50..92.
+    """
+    kind = int(rng.integers(3))
+    if kind == 0:
+        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.5, 1.6)))  # type: ignore[assignment]
+    elif kind == 1:
+        image = degrade.convolve(image, degrade.disk_kernel(float(rng.uniform(0.8, 2.0))))
+    else:
+        image = degrade.convolve(
+            image, degrade.motion_kernel(float(rng.uniform(2, 7)), float(rng.uniform(0, np.pi)))
+        )
+    height, width = image.shape[:2]
+    scale = float(rng.uniform(1, 1.6))
+    image = degrade.resize(image, round(width / scale), round(height / scale), cv2.INTER_AREA)
+    level = float(rng.uniform(0, 8)) / 255
+    noise = rng.standard_normal(image.shape, dtype=np.float32)
+    image = np.clip(image + level * (0.5 + 0.5 * np.sqrt(np.maximum(image, 0))) * noise, 0, 1).astype(
+        np.float32
+    )
+    if rng.random() < 0.5:
+        image = degrade.smear(image, 0.06, 1.5)
+    image = np.clip(degrade.resize(image, width, height, cv2.INTER_CUBIC), 0, 1)
+    return degrade.mjpeg(image, int(rng.integers(50, 93)), chroma_422=False)
+
+
+def lens(image: Image, rng: np.random.Generator) -> Image:
+    """A good camera with a soft lens: blur that grows towards the corners, hardly any noise, JPEG 90."""
+    height, width = image.shape[:2]
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)  # type: ignore[misc]
+    corner = ((x**2 + y**2) / 2)[..., None]
+    linear = degrade.to_linear(image)
+    middle = cv2.GaussianBlur(linear, (0, 0), float(rng.uniform(0.45, 0.7)))
+    edge = cv2.GaussianBlur(linear, (0, 0), float(rng.uniform(0.9, 1.3)))
+    soft = degrade.sensor_noise(middle * (1 - corner) + edge * corner, 2e-4, 1e-3, rng)
+    return degrade.mjpeg(degrade.to_gamma(soft), 90, chroma_422=True)
+
+
+def gaussian(image: Image, rng: np.random.Generator) -> Image:
+    """Gaussian of radius 1.5 and nothing else: what two of the published reports trained and tested on."""
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), 1.5), np.float32)
+
+
+def sharp(image: Image, rng: np.random.Generator) -> Image:
+    """A perfect camera: what comes in should go out."""
+    return image
+
+
+SIMULATORS: dict[str, Simulator] = {
+    "webcam": webcam, "webcam2": webcam2, "lens": lens, "gaussian": gaussian, "sharp": sharp,
+}  # fmt: skip
+
+
+def pictures(library: Library) -> list[tuple[str, NDArray[np.uint8]]]:
+    """The held-out pictures, cut to even sides of at most CROP around their middle."""
+    out = []
+    for path in library.stills:
+        image = read_picture(path)
+        height, width = (min(a, b) // 16 * 16 for a, b in zip(image.shape, CROP, strict=False))
+        y, x = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+        out.append((path.stem.replace(" ", "_"), image[y : y + height, x : x + width]))
+    return out
+
+
+def write(folder: Path, name: str, soft: Image, truth: NDArray[np.uint8]) -> None:
+    for side, picture in (("blur", np.round(np.clip(soft, 0, 1) * 255).astype(np.uint8)), ("sharp", truth)):
+        (folder / side).mkdir(parents=True, exist_ok=True)
+        if not cv2.imwrite(str(folder / side / f"{name}.png"), np.ascontiguousarray(picture[..., ::-1])):
+            raise OSError(f"cannot write {folder / side / name}.png")
+
+
+def build(data: Path, out: Path, seed: int = 1) -> list[Path]:
+    """Writes all sets below `out` and returns their folders."""
+    library = scan(data, validation=True)
+    held = pictures(library)
+    for set_name, simulator in SIMULATORS.items():
+        for name, truth in held:
+            rng = np.random.default_rng((seed, zlib.crc32(f"{set_name}/{name}".encode())))
+            write(out / set_name, name, simulator(truth.astype(np.float32) / 255, rng), truth)
+    # a tripod before a portrait, and a talking head: the noise is new in every frame, blur and scale stay
+    camera = degrade.Webcam(
+        blur="disk",
+        blur_size=1.3,
+        scale=1.3,
+        shot=0.0015,
+        read=0.002,
+        smear_color=0.03,
+        smear_space=1.0,
+        jpeg=80,
+        jpeg_422=True,
+    )
+    still = next(p for n, p in held if n.startswith(("portrait", "unsplash"))).astype(np.float32) / 255
+    _clip(out / "clip-tripod", [still] * CLIP_FRAMES, camera, seed)
+    for path in library.videos:
+        frames = read_video(path, 8, CLIP_FRAMES)
+        height, width = frames.shape[1:3]
+        # half the size hides the video's own compression: that is the truth
+        size = (width // 32 * 16, height // 32 * 16)
+        clip = [cv2.resize(f, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255 for f in frames]
+        _clip(out / f"clip-{path.stem}", clip, camera, seed)
+    return sorted(p for p in out.iterdir() if p.is_dir())
+
+
+def _clip(folder: Path, frames: list[Image], camera: degrade.Webcam, seed: int) -> None:
+    soft = degrade.degrade_clip(frames, camera, np.random.default_rng(seed))
+    for i, (before, truth) in enumerate(zip(soft, frames, strict=True)):
+        write(folder, f"{i:04d}", before, np.round(truth * 255).astype(np.uint8))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.validation", description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    for folder in build(args.data, args.out):
+        print(f"{folder}: {len(list((folder / 'sharp').iterdir()))} pictures")
+
+
+if __name__ == "__main__":
+    from training.distill import run
+
+    run(main)

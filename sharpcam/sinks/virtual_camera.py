@@ -119,7 +119,7 @@ class VirtualCameraSink:
         """A format that is kept hides the output capability. True when it was freed for a writer of just that
         format, and has to be kept again afterwards."""
         with v4l2.Node(device.node) as node:
-            if v4l2.Caps.OUTPUT in node.capability().caps or not _keeps_format(node):
+            if v4l2.Caps.OUTPUT in node.capability().caps or not _keeps_format(device.node):
                 return False
             self._compare(loopback_format(device.node))
             node.set_control(v4l2.KEEP_FORMAT, 0)
@@ -174,16 +174,20 @@ class VirtualCameraSink:
     def _compare(self, told: tuple[str, int, int, Fraction | None] | None) -> None:
         if told is None or told[:3] == ("YU12", *self.size):
             return
-        has = f"{told[0]} {told[1]}x{told[2]}"
         assert self._loopback
         node = self._loopback.node
         readers = holders(node)
-        # I420 of another size can be met; another pixel format cannot
-        other = f"; or use --size {told[1]}x{told[2]}" if told[0] == "YU12" else ""
+        ways = []
+        if readers:
+            ways.append(f"close {', '.join(map(str, readers))}")
+        if _keeps_format(node) or not readers:
+            ways.append(f"run: v4l2-ctl -d {node} -c keep_format=0")
+        if told[0] == "YU12":  # another size can be met, another pixel format cannot
+            ways.append(f"use --size {told[1]}x{told[2]}")
         raise FormatMismatch(
-            f"virtual camera {self._loopback} keeps {has}; it does not take I420 {self.size[0]}x{self.size[1]}",
-            (f"close {', '.join(map(str, readers))}; " if readers else "")
-            + f"run: v4l2-ctl -d {node} -c keep_format=0{other}",
+            f"virtual camera {self._loopback} keeps {told[0]} {told[1]}x{told[2]}; "
+            f"it does not take I420 {self.size[0]}x{self.size[1]}",
+            "; or ".join(ways),
         )
 
     def send(self, frame: Frame) -> None:
@@ -228,9 +232,10 @@ class VirtualCameraSink:
         self.close()
 
 
-def _keeps_format(node: v4l2.Node) -> bool:
+def _keeps_format(path: str) -> bool:
     try:
-        return bool(node.control(v4l2.KEEP_FORMAT))
+        with v4l2.Node(path) as node:
+            return bool(node.control(v4l2.KEEP_FORMAT))
     except OSError:
         return False
 
@@ -239,8 +244,8 @@ def _leave_usable(node: str) -> None:
     """v4l2loopback 0.12 would refuse the next writer, whoever that is."""
     try:
         with v4l2.Node(node) as opened:
-            lost = v4l2.Caps.OUTPUT not in opened.capability().caps and not _keeps_format(opened)
-        if lost and is_old_loopback(node):
+            lost = v4l2.Caps.OUTPUT not in opened.capability().caps
+        if lost and not _keeps_format(node) and is_old_loopback(node):
             v4l2.revive(node)
     except OSError as error:
         log.info("not revived device=%s error=%s", node, error.strerror)

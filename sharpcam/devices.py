@@ -48,7 +48,9 @@ class VideoDevice:
     @property
     def is_ours(self) -> bool:
         """Labelled SharpCam, or written to by SharpCam right now: as a source it would feed back."""
-        return self.is_loopback and (LABEL.casefold() in self.name.casefold() or writer(self.node) is not None)
+        return self.is_loopback and (
+            LABEL.casefold() in self.name.casefold() or writer(self.node) is not None
+        )
 
     @property
     def captures(self) -> bool:
@@ -111,7 +113,9 @@ def find_camera(wanted: str | int | None = None) -> VideoDevice:
         return real[0]
     device = _pick(str(wanted).strip(), devices)
     if device.is_ours:
-        raise ConfigError(f"{device} is SharpCam's own virtual camera and cannot be its source", _camera_hint(devices))
+        raise ConfigError(
+            f"{device} is SharpCam's own virtual camera and cannot be its source", _camera_hint(devices)
+        )
     if not device.captures:
         cause = "no program feeds it" if device.is_loopback else "it does not capture video"
         raise DeviceNotFound(f"{device} is not a camera now: {cause}", _camera_hint(devices))
@@ -154,7 +158,7 @@ def modes(device: VideoDevice, wanted: tuple[int, int] = (1280, 720)) -> list[v4
 
 
 def bus_bytes(node: str) -> int | None:
-    """Bytes per second that a USB camera's bus carries at most, None when it is not on USB or does not tell."""
+    """Bytes per second that a USB camera's bus carries at most; None for others and where it is not told."""
     # the node belongs to an interface, whose parent is the USB device
     speed = _text((SYSFS / Path(node).name / "device").resolve().parent / "speed")
     # bulk transfers at 480 Mbit/s: 13 packets of 512 bytes in each of 8000 microframes; others in proportion
@@ -162,7 +166,7 @@ def bus_bytes(node: str) -> int | None:
 
 
 def loopback_format(node: str) -> tuple[str, int, int, Fraction | None] | None:
-    """(pixel format, width, height, rate) that a v4l2loopback device really has; None when it does not say."""
+    """(pixel format, width, height, rate) that a v4l2loopback device really has; None when none."""
     try:
         text = (SYSFS / Path(node).name / "format").read_text().strip()
         code, _, rest = text.partition(":")
@@ -233,7 +237,11 @@ def _pick(wanted: str, devices: Sequence[VideoDevice]) -> VideoDevice:
 
 def _camera_hint(devices: Sequence[VideoDevice]) -> str:
     there = [str(d) for d in devices if d.captures and not d.is_ours]
-    return f"there are {', '.join(there)}" if there else "connect a camera; `sharpcam devices` lists what is found"
+    return (
+        f"there are {', '.join(there)}"
+        if there
+        else "connect a camera; `sharpcam devices` lists what is found"
+    )
 
 
 def _text(path: Path) -> str:

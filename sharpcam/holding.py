@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,17 +61,22 @@ class WriterLock:
         self._fd = -1
         if sys.platform == "win32":
             return
-        path = _lock_path(node, create=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        path = _lock_path(node)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            _make_private(path.parent)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise DeviceDenied(
+                f"cannot make the lock {path} for {node}: {error.strerror}",
+                "remove what is there, or set XDG_RUNTIME_DIR to a folder of yours",
+            ) from None
+        if not _locked(fd):
             pid = os.read(fd, 20).decode(errors="replace").strip() or "unknown"
             os.close(fd)
             raise DeviceBusy(
                 f"{node} is already written to by another SharpCam (pid {pid})",
                 "stop that one first, or choose another device with --sink",
-            ) from None
+            )
         os.ftruncate(fd, 0)
         os.write(fd, str(os.getpid()).encode())
         self._fd = fd
@@ -87,7 +94,7 @@ def writer(node: str) -> int | None:
         return None
     try:
         fd = os.open(_lock_path(node), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except (OSError, DeviceDenied):
+    except OSError:
         return None
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -99,16 +106,26 @@ def writer(node: str) -> int | None:
     return None
 
 
-def _lock_path(node: str, create: bool = False) -> Path:
+def _locked(fd: int) -> bool:
+    for _ in range(5):  # `writer` holds the lock for a moment to look
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(0.01)
+        else:
+            return True
+    return False
+
+
+def _lock_path(node: str) -> Path:
     base = os.environ.get("XDG_RUNTIME_DIR")
     folder = Path(base, "sharpcam") if base else Path(tempfile.gettempdir(), f"sharpcam-{os.getuid()}")
-    if create:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        facts = folder.lstat()
-        # in /tmp somebody else could have made it first and would then hold our locks
-        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
-            raise DeviceDenied(
-                f"{folder} does not belong to this user",
-                "remove it, or set XDG_RUNTIME_DIR to a folder of yours",
-            )
     return folder / f"{Path(node).name}.lock"
+
+
+def _make_private(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    facts = folder.lstat()
+    # in /tmp somebody else could have made it first and would then hold our locks
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
+        raise OSError(errno.EACCES, "its folder does not belong to this user")

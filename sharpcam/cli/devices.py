@@ -46,7 +46,11 @@ def _camera(device: VideoDevice) -> dict[str, Any]:
     chosen = None
     if best:
         mode, rate = best[0]
-        chosen = {"pixel_format": mode.fourcc, "size": [mode.width, mode.height], "fps": float(rate) if rate else None}
+        chosen = {
+            "pixel_format": mode.fourcc,
+            "size": [mode.width, mode.height],
+            "fps": float(rate) if rate else None,
+        }
     return {
         **_facts(device),
         "formats": [_format(code, modes) for code in dict.fromkeys(m.fourcc for m in modes)],
@@ -56,7 +60,9 @@ def _camera(device: VideoDevice) -> dict[str, Any]:
 
 def _format(code: str, modes: Sequence[v4l2.Mode]) -> dict[str, Any]:
     sizes = [
-        {"size": [m.width, m.height], "fps": [round(float(r), 3) for r in m.rates]} for m in modes if m.fourcc == code
+        {"size": [m.width, m.height], "fps": [round(float(r), 3) for r in m.rates]}
+        for m in modes
+        if m.fourcc == code
     ]
     return {"pixel_format": code, "usable": code in RAW or code in COMPRESSED, "sizes": sizes}
 
@@ -67,13 +73,23 @@ def _virtual(device: VideoDevice) -> dict[str, Any]:
     capture, output = v4l2.Caps.CAPTURE in caps, v4l2.Caps.OUTPUT in caps
     format_ = None
     if told:
-        format_ = {"pixel_format": told[0], "size": list(told[1:3]), "fps": float(told[3]) if told[3] else None}
+        format_ = {
+            "pixel_format": told[0],
+            "size": list(told[1:3]),
+            "fps": float(told[3]) if told[3] else None,
+        }
     return {
         **_facts(device),
         "default": device == next(iter(devices.virtual_cameras()), None),
         # both at once: exclusive_caps is off, and Chromium does not see the camera
         "exclusive_caps": not (capture and output),
-        "state": "unknown" if not caps else "waiting" if output and not capture else "streaming" if told else "idle",
+        "state": "unknown"
+        if not caps
+        else "waiting"
+        if output and not capture
+        else "streaming"
+        if told
+        else "idle",
         "format": format_,
         "sharpcam_pid": writer(device.node),
     }
@@ -94,13 +110,17 @@ def _print(listing: dict[str, list[dict[str, Any]]]) -> None:
     else:
         console.print("No camera found. Connect one; under Linux you must be in the group video.")
     if listing["virtual_cameras"]:
-        table = Table("virtual camera", "device", "state", "held by", title="Virtual cameras", title_justify="left")
+        table = Table(
+            "virtual camera", "device", "state", "held by", title="Virtual cameras", title_justify="left"
+        )
         for camera in listing["virtual_cameras"]:
             cells = (camera["name"], camera["device"], _state(camera), _holders(camera))
             table.add_row(*(escape(c) for c in cells))
         console.print(table)
     else:
-        console.print(f"No virtual camera found. To make one, run:\n  {devices.MODPROBE}", soft_wrap=True, markup=False)
+        console.print(
+            f"No virtual camera found. To make one, run:\n  {devices.MODPROBE}", soft_wrap=True, markup=False
+        )
 
 
 def _offers(camera: dict[str, Any]) -> str:

@@ -254,11 +254,15 @@ def _leave_usable(node: str) -> None:
 def _explain(error: OSError, device: VideoDevice) -> SharpCamError:
     what = f"cannot open virtual camera {device}: "
     if error.errno in (errno.EACCES, errno.EPERM):
-        return DeviceDenied(what + "permission denied", "run: sudo usermod -aG video $USER, then log out and in again")
+        return DeviceDenied(
+            what + "permission denied", "run: sudo usermod -aG video $USER, then log out and in again"
+        )
     if error.errno == errno.EBUSY:
         who = held_by(holders(device.node))
         return DeviceBusy(what + f"it is held by {who}", "close that program, or choose another device")
-    return DeviceNotFound(what + (error.strerror or "unknown error"), "`sharpcam devices` lists what is there")
+    return DeviceNotFound(
+        what + (error.strerror or "unknown error"), "`sharpcam devices` lists what is there"
+    )
 
 
 def _explain_backend(text: str, device: str | None) -> SharpCamError:
@@ -266,11 +270,15 @@ def _explain_backend(text: str, device: str | None) -> SharpCamError:
     what = f"cannot open virtual camera{f' {device}' if device else ''}: {text}"
     if sys.platform == "win32":
         if "could not be started" in text:
-            return DeviceBusy(what, "stop the virtual camera in OBS (and every other program that writes to it)")
-        return DeviceNotFound(what, "install OBS Studio from https://obsproject.com: it brings the virtual camera")
+            return DeviceBusy(
+                what, "stop the virtual camera in OBS (and every other program that writes to it)"
+            )
+        return DeviceNotFound(
+            what, "install OBS Studio (https://obsproject.com): it brings the virtual camera"
+        )
     if sys.platform == "darwin":
         return DeviceNotFound(
             what,
-            "install OBS 30 or later, start its virtual camera once, allow it in System Settings, stop it again",
+            "install OBS 30 or newer, start its virtual camera once, allow it in System Settings, stop it",
         )
     return DeviceNotFound(what, "`sharpcam devices` lists what is there")

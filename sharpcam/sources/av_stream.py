@@ -34,7 +34,11 @@ def requests(system: str, size: tuple[int, int], fps: float) -> list[dict[str, s
     shape = {"video_size": f"{size[0]}x{size[1]}"}
     rate = {"framerate": f"{fps:g}"}
     if system == "win32":
-        kinds = [{"vcodec": "mjpeg"}, {}] if size[0] * size[1] * fps > 640 * 480 * 31 else [{}, {"vcodec": "mjpeg"}]
+        kinds = (
+            [{"vcodec": "mjpeg"}, {}]
+            if size[0] * size[1] * fps > 640 * 480 * 31
+            else [{}, {"vcodec": "mjpeg"}]
+        )
         wanted = [{**kind, **shape, **rate} for kind in kinds]
         # four raw pictures: FFmpeg's 3 MB do not even hold one of 1080p, and it drops from 62 % on
         common = {"rtbufsize": str(size[0] * size[1] * 8)}
@@ -62,7 +66,9 @@ class AvStream:
     Only the taken packet is decoded. `grab` is for one thread, `close` for any.
     """
 
-    def __init__(self, device: VideoDevice, size: tuple[int, int], fps: float, opener: Opener = open_input) -> None:
+    def __init__(
+        self, device: VideoDevice, size: tuple[int, int], fps: float, opener: Opener = open_input
+    ) -> None:
         self._device = device
         self._container, self.rate = self._open(size, fps, opener)
         stream = self._container.streams.video[0]
@@ -77,7 +83,9 @@ class AvStream:
         self._thread = threading.Thread(target=self._take, name="camera", daemon=True)
         self._thread.start()
 
-    def _open(self, size: tuple[int, int], fps: float, opener: Opener) -> tuple[InputContainer, Fraction | None]:
+    def _open(
+        self, size: tuple[int, int], fps: float, opener: Opener
+    ) -> tuple[InputContainer, Fraction | None]:
         system = INPUT_FORMATS.get(sys.platform, "dshow")
         # of two cameras of one name only DirectShow's path tells which; AVFoundation's numbers wander
         name = f"video={self._device.bus or self._device.name}" if system == "dshow" else self._device.name

@@ -55,12 +55,16 @@ class CameraSource:
         self.fps = float(told) if told else float(fps)
         self.measured_fps: float | None = None
         self.notes: list[str] = []
-        self.description = f"camera {self.device}, {_codec(mode.fourcc)} {mode.width}x{mode.height} at {self.fps:g} fps"
+        self.description = (
+            f"camera {self.device}, {_codec(mode.fourcc)} {mode.width}x{mode.height} at {self.fps:g} fps"
+        )
         self._first: tuple[int, int] | None = None
         self._closed = threading.Event()
         log.info("camera open %s", self.description)
         if (mode.width, mode.height) != size:
-            self._note(f"{self.device} has no {size[0]}x{size[1]}; {mode.width}x{mode.height} is fitted to it")
+            self._note(
+                f"{self.device} has no {size[0]}x{size[1]}; {mode.width}x{mode.height} is fitted to it"
+            )
         if self.fps < fps * (1 - _TOLERANCE):
             self._note(f"{self.device} gives {self.fps:g} fps at this size, {fps:g} were asked for")
 
@@ -103,7 +107,7 @@ class CameraSource:
         log.info("camera rate promised=%.1f measured=%.1f", self.fps, self.measured_fps)
         if abs(self.measured_fps - self.fps) > self.fps * _TOLERANCE:
             self._note(
-                f"{self.device} promised {self.fps:g} fps and sends {self.measured_fps:.1f}; many cameras slow "
+                f"{self.device} promised {self.fps:g} fps and sends {self.measured_fps:.1f}; many slow "
                 "down in poor light (v4l2-ctl -c exposure_dynamic_framerate=0 forbids it)"
             )
 

@@ -43,7 +43,9 @@ def explain(error: OSError, device: VideoDevice, action: str) -> SharpCamError:
     what = f"cannot {action} camera {device}: "
     match error.errno:
         case errno.ENOENT | errno.ENODEV | errno.ENXIO:
-            return DeviceNotFound(what + "no such device", "plug it in; `sharpcam devices` lists what is there")
+            return DeviceNotFound(
+                what + "no such device", "plug it in; `sharpcam devices` lists what is there"
+            )
         case errno.EACCES | errno.EPERM:
             return DeviceDenied(
                 what + "permission denied", "run: sudo usermod -aG video $USER, then log out and in again"

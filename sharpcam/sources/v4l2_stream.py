@@ -80,7 +80,9 @@ class V4l2Stream:
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EINVAL, errno.EPROTO, errno.EIO, errno.ERANGE):
                     raise explain(error, self._device, "start") from None
-                log.warning("mode refused device=%s mode=%s error=%s", self._device.node, mode, error.strerror)
+                log.warning(
+                    "mode refused device=%s mode=%s error=%s", self._device.node, mode, error.strerror
+                )
                 failure = failure or explain(error, self._device, f"stream {_mode(mode)} from")
                 self._free()
         assert failure
@@ -89,7 +91,9 @@ class V4l2Stream:
     def _check(self, caps: Caps) -> None:
         if Caps.CAPTURE not in caps or Caps.STREAMING not in caps:
             kind = "multi-planar capture" if Caps.CAPTURE_MPLANE in caps else "no streaming capture"
-            raise FormatMismatch(f"{self._device} has {kind}, which SharpCam cannot read", "choose another camera")
+            raise FormatMismatch(
+                f"{self._device} has {kind}, which SharpCam cannot read", "choose another camera"
+            )
 
     def _configure(self, mode: Mode, rate: Fraction | None) -> None:
         """Pixel format, size, rate, in this order (drivers reset what follows); then buffers, then go."""
@@ -138,7 +142,9 @@ class V4l2Stream:
                 try:
                     grab = self._newest()
                 except OSError as error:
-                    raise DeviceLost(f"camera {self._device} is gone: {error.strerror}", "plug it in again") from None
+                    raise DeviceLost(
+                        f"camera {self._device} is gone: {error.strerror}", "plug it in again"
+                    ) from None
             if grab or left < 0:
                 return grab
 
@@ -185,7 +191,7 @@ class V4l2Stream:
         return now  # another clock, or a driver that counts from elsewhere
 
     def _number(self, sequence: int) -> int:
-        """Frame numbers that only rise, whatever the driver does (some count from anywhere, or not at all)."""
+        """Frame numbers that only rise, whatever drivers do: some count from anywhere, or not at all."""
         number = sequence + self._offset
         if number <= self._last or (self._last < 0 and number > BUFFERS):
             self._offset = self._last + 1 - sequence

@@ -19,7 +19,8 @@ PAGE = b"""<!doctype html><title>meeting</title><video id=video autoplay muted p
 const query = new URLSearchParams(location.search);
 const tell = (what) => fetch('/', {method: 'POST', body: JSON.stringify(what)});
 const pause = (ms) => new Promise(done => setTimeout(done, ms));
-const cameras = async () => (await navigator.mediaDevices.enumerateDevices()).filter(d => d.kind === 'videoinput');
+const devices = () => navigator.mediaDevices.enumerateDevices();
+const cameras = async () => (await devices()).filter(d => d.kind === 'videoinput');
 
 // mean colour in the middle of each of N upright bars, and the variance of the luma's Laplacian
 function look(pixels, width, height, bars) {
@@ -53,11 +54,13 @@ function look(pixels, width, height, bars) {
       if (!camera) await pause(100);
     }
     await tell({step: 'devices', labels: (await cameras()).map(d => d.label)});
-    const ideal = {width: {ideal: +query.get('w')}, height: {ideal: +query.get('h')}, frameRate: {ideal: 30}};
+    const [w, h] = [+query.get('w'), +query.get('h')];
+    const ideal = {width: {ideal: w}, height: {ideal: h}, frameRate: {ideal: 30}};
     const exact = camera ? {deviceId: {exact: camera.deviceId}} : {};
     const stream = await navigator.mediaDevices.getUserMedia({video: {...ideal, ...exact}});
     const track = stream.getVideoTracks()[0];
-    for (const event of ['ended', 'mute']) track.addEventListener(event, () => tell({step: 'track ' + event}));
+    for (const name of ['ended', 'mute'])
+      track.addEventListener(name, () => tell({step: 'track ' + name}));
     await tell({step: 'opened', label: track.label, settings: track.getSettings()});
     const video = document.getElementById('video');
     video.srcObject = stream;
@@ -82,7 +85,11 @@ function look(pixels, width, height, bars) {
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--disable-extensions", "--mute-audio"),
-    *("--disable-dev-shm-usage", "--use-fake-ui-for-media-stream", "--autoplay-policy=no-user-gesture-required"),
+    *(
+        "--disable-dev-shm-usage",
+        "--use-fake-ui-for-media-stream",
+        "--autoplay-policy=no-user-gesture-required",
+    ),
 )
 
 

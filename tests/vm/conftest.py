@@ -36,7 +36,9 @@ class Rig:
         """Scenario -> what it returned, or the string of its failure."""
         command = [*self.launcher, sys.executable, str(HERE / "guest.py"), *scenarios]
         environment = {**os.environ, **self.environment}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, cwd=ROOT)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, env=environment, cwd=ROOT
+        )
         lines = [line.removeprefix(RESULT) for line in done.stdout.splitlines() if line.startswith(RESULT)]
         answers: Answers = dict(json.loads(line) for line in lines)
         tail = f"rc {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
@@ -72,8 +74,12 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Rig:
     found = find_rig()
     if isinstance(found, str):
         pytest.skip(found)
-    found.environment["SHARPCAM_TEST_MODEL"] = str(write_sharpen_model(tmp_path_factory.mktemp("models") / "unsharp"))
-    clip = os.environ.get("SHARPCAM_CLIP") or ROOT.parent / "shared" / "data" / "video" / "homeoffice_1080p.mp4"
+    found.environment["SHARPCAM_TEST_MODEL"] = str(
+        write_sharpen_model(tmp_path_factory.mktemp("models") / "unsharp")
+    )
+    clip = (
+        os.environ.get("SHARPCAM_CLIP") or ROOT.parent / "shared" / "data" / "video" / "homeoffice_1080p.mp4"
+    )
     if Path(clip).is_file():
         found.environment["SHARPCAM_CLIP"] = str(clip)
     return found

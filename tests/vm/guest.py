@@ -146,7 +146,9 @@ def vivid_colors() -> dict[str, Any]:
     controls = {"601": (1, 2), "709": (2, 2), "601 full": (1, 1)}
     found = {}
     for name, (encoding, quantization) in controls.items():
-        settings = f"test_pattern=1,y_cbcr_encoding={encoding},quantization={quantization}"  # 100 % colour bars
+        settings = (
+            f"test_pattern=1,y_cbcr_encoding={encoding},quantization={quantization}"  # 100 % colour bars
+        )
         subprocess.run(["v4l2-ctl", "-d", "/dev/video0", "-c", settings], check=True)
         source = CameraSource("vivid", SIZE, 30)
         try:
@@ -291,7 +293,9 @@ def ffmpeg_view() -> dict[str, Any]:
                 told = json.loads(subprocess.run(probe, capture_output=True, check=True).stdout)["streams"][0]
                 found["told"] = {k: told[k] for k in ("width", "height", "pix_fmt", "avg_frame_rate")}
             read = ["ffmpeg", "-loglevel", "error", "-f", "v4l2", "-i", LOOPBACK, "-frames:v", "3"]
-            done = subprocess.run([*read, "-pix_fmt", "rgb24", "-f", "rawvideo", "-"], capture_output=True, check=True)
+            done = subprocess.run(
+                [*read, "-pix_fmt", "rgb24", "-f", "rawvideo", "-"], capture_output=True, check=True
+            )
             pictures = np.frombuffer(done.stdout, np.uint8).reshape(-1, SIZE[1], SIZE[0], 3)
             found[name] = bars_of(pictures[-1])
     cost = []
@@ -513,7 +517,9 @@ def end_to_end() -> dict[str, Any]:
         process = subprocess.Popen([*run, *options], stdout=subprocess.PIPE, stderr=-2, text=True)
         try:
             assert process.stdout
-            lines = [process.stdout.readline() for _ in range(3)]  # source, model, sink: the placeholder is out
+            lines = [
+                process.stdout.readline() for _ in range(3)
+            ]  # source, model, sink: the placeholder is out
             time.sleep(0.5)
             with visible(found), browser.page("SharpCam", SIZE, len(BARS)) as page:
                 found["opened"] = page.next("opened")

@@ -39,7 +39,9 @@ def test_what_the_driver_tells_of_its_colours_is_believed(answer: Answer) -> Non
         assert off_by(seen, white_to_black) <= 3, encoding
 
 
-@pytest.mark.parametrize(("scenario", "mode"), [("usb_mjpeg", "MJPEG 1280x720"), ("usb_yuyv", "YUYV 640x480")])
+@pytest.mark.parametrize(
+    ("scenario", "mode"), [("usb_mjpeg", "MJPEG 1280x720"), ("usb_yuyv", "YUYV 640x480")]
+)
 def test_usb_camera(answer: Answer, scenario: str, mode: str) -> None:
     """At 1280x720 raw does not fit through USB 2, which the camera denies; at 640x480 it does."""
     seen = answer(scenario)

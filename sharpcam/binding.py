@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import cv2
@@ -29,7 +29,8 @@ def bind_output(binding: Any, name: str, array: Array) -> None:
 class Pictures(Protocol):
     """How a frame goes into a graph and the result comes out as a frame."""
 
-    def bind(self, binding: Any, frame: Frame, out: Frame) -> None: ...
+    def bind(self, binding: Any, frame: Frame, out: Frame) -> dict[str, Array]:
+        """Gives the inputs that were bound, by name."""
 
     def finish(self, out: Frame) -> None:
         """Called after the run."""
@@ -43,11 +44,13 @@ class YuvPictures:
             [tensor.name for tensor in tensors] for tensors in (manifest.inputs, manifest.outputs)
         )
 
-    def bind(self, binding: Any, frame: Frame, out: Frame) -> None:
-        bind_input(binding, self._y, frame.y)
-        bind_input(binding, self._uv, frame.uv)
+    def bind(self, binding: Any, frame: Frame, out: Frame) -> dict[str, Array]:
+        inputs = {self._y: frame.y, self._uv: frame.uv}
+        for name, plane in inputs.items():
+            bind_input(binding, name, plane)
         bind_output(binding, self._y_out, out.y)
         bind_output(binding, self._uv_out, out.uv)
+        return inputs
 
     def finish(self, out: Frame) -> None:
         pass
@@ -67,7 +70,7 @@ class RgbPictures:
         self._input = np.empty((1, 3, height, width), np.float32)
         self._output = np.empty_like(self._input)
 
-    def bind(self, binding: Any, frame: Frame, out: Frame) -> None:
+    def bind(self, binding: Any, frame: Frame, out: Frame) -> dict[str, Array]:
         if frame.color == Color():
             cv2.cvtColor(frame.buffer, cv2.COLOR_YUV2RGB_I420, dst=self._rgb)
         else:
@@ -76,6 +79,7 @@ class RgbPictures:
         _scale(self._planes, 1 / 255, self._input, cv2.CV_32F)
         bind_input(binding, self._names[0], self._input)
         bind_output(binding, self._names[1], self._output)
+        return {self._names[0]: self._input}
 
     def finish(self, out: Frame) -> None:
         _scale(self._output, 255.0, self._planes, cv2.CV_8U)
@@ -101,31 +105,41 @@ PICTURES: dict[Layout, type[YuvPictures] | type[RgbPictures]] = {
 class States:
     """The tensors that a graph takes back with the next frame: two buffers each, in turns.
 
-    After a reset the graph reads a third one that holds the initial value and is never written.
+    After a reset the graph reads a third one that holds the initial value and is never written, or the input
+    that the state starts as.
     """
 
     def __init__(self, states: Sequence[State], device: str, width: int, height: int) -> None:
         self._states = states
-        self._initial: list[ort.OrtValue] = []
+        self._initial: list[ort.OrtValue | str] = []
         self._buffers: list[tuple[ort.OrtValue, ort.OrtValue]] = []
         self._turn = 0
         self._fresh = True
         for state in states:
             shape = resolve_shape(state.shape, width, height)
-            initial = np.full(shape, state.initial, state.dtype)
-            self._initial.append(ort.OrtValue.ortvalue_from_numpy(initial, device, 0))
+            dtype = np.dtype(state.dtype)
+            if isinstance(state.initial, str):
+                self._initial.append(state.initial)
+            else:
+                initial = np.full(shape, state.initial, dtype)
+                self._initial.append(ort.OrtValue.ortvalue_from_numpy(initial, device, 0))
             first, second = (
-                ort.OrtValue.ortvalue_from_shape_and_type(shape, initial.dtype.type, device, 0)
-                for _ in range(2)
+                ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype.type, device, 0) for _ in range(2)
             )
             self._buffers.append((first, second))
 
     def __len__(self) -> int:
         return len(self._states)
 
-    def bind(self, binding: Any) -> None:
+    def bind(self, binding: Any, inputs: Mapping[str, Array]) -> None:
+        """`inputs` are those of this frame, by name: what a fresh state may start as."""
         for state, initial, buffers in zip(self._states, self._initial, self._buffers, strict=True):
-            binding.bind_ortvalue_input(state.input, initial if self._fresh else buffers[self._turn])
+            if not self._fresh:
+                binding.bind_ortvalue_input(state.input, buffers[self._turn])
+            elif isinstance(initial, str):
+                bind_input(binding, state.input, inputs[initial])
+            else:
+                binding.bind_ortvalue_input(state.input, initial)
             binding.bind_ortvalue_output(state.output, buffers[1 - self._turn])
 
     def swap(self) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sharpcam.binding import PICTURES, Pictures, States, bind_input, crop, pad
 from sharpcam.errors import ConfigError, FormatMismatch, ModelError, ProviderUnavailable
-from sharpcam.frame import Frame, check_size
+from sharpcam.frame import Frame, check_size, show_left_half
 from sharpcam.manifest import resolve_shape
 from sharpcam.models import Model, find_model
 from sharpcam.runtime import (
@@ -34,7 +34,8 @@ from sharpcam.runtime import (
 log = logging.getLogger(__name__)
 
 MIN_SIDE = 16
-# the state is of no use after such a gap: half a second of a talking head is another picture
+# the state is of no use after such a gap: half a second of a talking head is another picture. Time in which
+# the engine itself was at work is no gap: a file's next frame waits for it, however slow the model is
 MAX_GAP_NS = 500_000_000
 MAX_GAP_FRAMES = 5
 # mean absolute luma change, in grey levels, between one frame and the next that only another scene brings:
@@ -46,8 +47,9 @@ _GLANCE_ROWS = 32
 class Engine:
     """Sharpens frames with one model on one execution provider.
 
-    `process` is for one thread; `strength`, `reset` and the read-only attributes are for all. `provider` is
-    what really runs, not what was asked. `run_ns` and `run_cpu_ns` are how long the last frame spent in ONNX
+    `process` is for one thread; `strength`, `split`, `reset` and the read-only attributes are for all. With
+    `split` the left half stays as it came, a white line between the two. `provider` is what really runs, not
+    what was asked. `run_ns` and `run_cpu_ns` are how long the last frame spent in ONNX
     Runtime, by the clock and on the calling thread's CPU.
     """
 
@@ -61,6 +63,7 @@ class Engine:
         self.temporal = temporal
         self.run_ns = self.run_cpu_ns = 0
         self.resets = 0
+        self.split = False
         self._strength = 1.0
         self._strength_input = np.array(1.0, np.float32)
         self._reset_asked = True
@@ -172,6 +175,10 @@ class Engine:
             return
         self._reset_if_cut(frame)
         self._sharpen(frame, out, strength)
+        if self.split:
+            show_left_half(frame, out)
+        if self._last is not None:
+            self._last.done_ns = time.monotonic_ns()
 
     def _sharpen(self, frame: Frame, out: Frame, strength: float) -> None:
         if self._scratch is None:
@@ -189,11 +196,11 @@ class Engine:
         if self._session is None:
             raise ModelError("the engine is closed")
         binding = self._binding
-        self._pictures.bind(binding, frame, out)
+        inputs = self._pictures.bind(binding, frame, out)
         if self.model.strength_input:
             self._strength_input[()] = strength
             bind_input(binding, "strength", self._strength_input)
-        self._states.bind(binding)
+        self._states.bind(binding, inputs)
         cpu, start = time.thread_time_ns(), time.perf_counter_ns()
         try:
             with explained(f'model "{self.model.name}" failed on a {frame.width}x{frame.height} frame'):
@@ -227,16 +234,17 @@ class _Glance:
     Whole rows, because reading single pixels all over a frame costs a cache miss each: ten times the time.
     """
 
-    __slots__ = ("rows", "sequence", "time_ns")
+    __slots__ = ("done_ns", "rows", "sequence", "time_ns")
 
     def __init__(self, frame: Frame) -> None:
         self.sequence, self.time_ns = frame.sequence, frame.captured_ns
+        self.done_ns = 0
         step = max(1, frame.height // _GLANCE_ROWS)
         self.rows: NDArray[np.uint8] = frame.y[0, 0, step // 2 :: step].copy()
 
     def is_another_scene(self, last: _Glance) -> bool:
         return not (
             0 <= self.sequence - last.sequence <= MAX_GAP_FRAMES
-            and 0 <= self.time_ns - last.time_ns <= MAX_GAP_NS
+            and last.time_ns <= self.time_ns <= max(last.time_ns, last.done_ns) + MAX_GAP_NS
             and cv2.norm(self.rows, last.rows, cv2.NORM_L1) <= SCENE_CUT * self.rows.size
         )

@@ -92,13 +92,24 @@ def check_size(width: int, height: int) -> None:
     """Raises FormatMismatch unless (width, height) can be an I420 frame."""
     if not (2 <= width <= MAX_SIDE and 2 <= height <= MAX_SIDE):
         raise FormatMismatch(
-            f"frame size {width}x{height} is out of range (2 to {MAX_SIDE} a side)", "ask for a size such as 1280x720"
+            f"frame size {width}x{height} is out of range (2 to {MAX_SIDE} a side)",
+            "ask for a size such as 1280x720",
         )
     if width % 2 or height % 2:
         raise FormatMismatch(
             f"frame size {width}x{height} is odd; YUV 4:2:0 needs even sides",
             f"use {width - width % 2}x{height - height % 2}",
         )
+
+
+def show_left_half(before: Frame, after: Frame) -> None:
+    """Puts the left half of `before` into `after`, of the same size, with a white line at the seam."""
+    middle = after.width // 4 * 2
+    white = 255 if after.color.range is ColorRange.FULL else 235
+    for source, target, value in zip(before.planes, after.planes, (white, 128, 128), strict=True):
+        seam = middle * target.shape[1] // after.width
+        target[:, :seam] = source[:, :seam]
+        target[:, seam : seam + max(1, 2 * target.shape[1] // after.width)] = value
 
 
 class FramePool:

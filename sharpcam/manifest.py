@@ -22,7 +22,7 @@ A model is a folder `NAME/` with `model.onnx`, `model.toml` and `CARD.md`. The m
     output = "state_out"
     shape = [1, 96, "H/8", "W/8"] # "H" and "W" are the padded frame's sides
     dtype = "uint8"
-    initial = 0
+    initial = 0                   # or the name of an input: the state starts as what that input is given
 
     [[training_data]]
     name = "..."
@@ -93,7 +93,7 @@ class State(_Strict):
     output: str
     shape: Shape
     dtype: DType = "uint8"
-    initial: float = Field(default=0, strict=False)
+    initial: Annotated[float, Field(strict=False)] | str = 0
 
 
 class TrainingData(_Strict):
@@ -155,6 +155,15 @@ class Manifest(_Strict):
 
     @model_validator(mode="after")
     def _tensors_fit(self) -> Manifest:
+        for state in self.state:
+            given = {tensor.name: tensor for tensor in self.inputs}
+            if isinstance(state.initial, str) and (
+                (start := given.get(state.initial)) is None
+                or (start.shape, start.dtype) != (state.shape, state.dtype)
+            ):
+                raise ValueError(
+                    f"state {state.input} cannot start as {state.initial!r}: no input of its shape and type"
+                )
         if self.layout is Layout.YUV420:
             for what, tensors, suffix in (("inputs", self.inputs, ""), ("outputs", self.outputs, "_out")):
                 if tensors != tuple(Tensor(**plane) for plane in _planes(suffix)):

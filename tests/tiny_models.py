@@ -71,6 +71,31 @@ def yuv_graph(*, state: bool = True, strength: bool = True, wrong_shape: bool = 
     return _model(onnx, h.make_graph(nodes, "yuv", inputs, outputs, constants))
 
 
+def delay_graph() -> bytes:
+    """A yuv420 graph that gives out the frame before: its states are whole planes."""
+    onnx = pytest.importorskip("onnx", reason="the test models are built with onnx (extra: training)")
+    from onnx import TensorProto as T
+    from onnx import helper as h
+
+    shapes: dict[str, list[Any]] = {"y": [1, 1, "H", "W"], "uv": [1, 2, "H/2", "W/2"]}
+    moves = [(p, f"state_{p}_out") for p in shapes] + [(f"state_{p}", f"{p}_out") for p in shapes]
+    nodes = [h.make_node("Identity", [a], [b]) for a, b in moves]
+    inputs, outputs = (
+        [
+            h.make_tensor_value_info(move[side], T.UINT8, shapes["uv" if "uv" in move[0] else "y"])
+            for move in moves
+        ]
+        for side in (0, 1)
+    )
+    return _model(onnx, h.make_graph(nodes, "delay", inputs, outputs))
+
+
+DELAY_STATE = "".join(
+    f'\n[[state]]\ninput = "state_{p}"\noutput = "state_{p}_out"\nshape = {shape}\ninitial = "{p}"\n'
+    for p, shape in (("y", '[1, 1, "H", "W"]'), ("uv", '[1, 2, "H/2", "W/2"]'))
+)
+
+
 def rgb_graph(sides: tuple[int | str, int | str] = ("H", "W"), gains: tuple[float, ...] = (1, 1, 1)) -> bytes:
     """A float rgb graph: each channel times its gain, clipped to 0..1."""
     onnx = pytest.importorskip("onnx", reason="the test models are built with onnx (extra: training)")

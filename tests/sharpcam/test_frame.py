@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sharpcam.errors import FormatMismatch
-from sharpcam.frame import Color, ColorMatrix, ColorRange, Frame, FramePool, check_size
+from sharpcam.frame import Color, ColorMatrix, ColorRange, Frame, FramePool, check_size, show_left_half
 
 
 def test_planes_are_views_of_one_i420_buffer() -> None:
@@ -110,3 +110,16 @@ def test_pool_between_threads() -> None:
         thread.join()
     assert not clash
     assert pool.allocated <= 4
+
+
+def test_left_half_is_shown_up_to_a_white_line() -> None:
+    before, after = Frame(16, 8), Frame(16, 8)
+    before.fill(50, 60, 70)
+    after.fill(150, 160, 170)
+    show_left_half(before, after)
+    y, u, v = after.planes
+    assert (y[:, :8] == 50).all()
+    assert (y[:, 8:10] == 235).all()
+    assert (y[:, 10:] == 150).all()
+    for plane, (left, right) in ((u, (60, 160)), (v, (70, 170))):
+        assert plane[0].tolist() == [left] * 4 + [128] + [right] * 3

@@ -23,6 +23,7 @@ from typing import Protocol
 from sharpcam.errors import DeviceLost, FormatMismatch, SharpCamError
 from sharpcam.frame import Frame, FramePool
 from sharpcam.mailbox import Mailbox, MailboxClosed
+from sharpcam.pace import Pace
 from sharpcam.placeholder import text_frame
 from sharpcam.sinks import Sink
 from sharpcam.sources import Source
@@ -69,7 +70,9 @@ class Pipeline:
     ) -> None:
         if source.size != sink.size:
             (w, h), (sw, sh) = source.size, sink.size
-            raise FormatMismatch(f"the source gives {w}x{h} frames, the sink takes {sw}x{sh}", "give one --size")
+            raise FormatMismatch(
+                f"the source gives {w}x{h} frames, the sink takes {sw}x{sh}", "give one --size"
+            )
         self.source, self.engine, self.sink = source, engine, sink
         self.telemetry = telemetry or Telemetry()
         self.exit = ""  # why it ended: "frames", "duration", "end", "failed", or the reason given to `stop`
@@ -86,7 +89,9 @@ class Pipeline:
         self._lock = threading.Lock()
         self._bypass_logged = -_LOG_EVERY_S
         self._threads = [
-            threading.Thread(target=self._guarded, args=(work,), name=f"sharpcam-{work.__name__[1:]}", daemon=True)
+            threading.Thread(
+                target=self._guarded, args=(work,), name=f"sharpcam-{work.__name__[1:]}", daemon=True
+            )
             for work in (self._capture, self._sharpen, self._deliver)
         ]
 
@@ -208,7 +213,9 @@ class Pipeline:
 
     def _enough_captured(self) -> bool:
         """Whether all frames that are still wanted are on their way; one of them may yet be dropped."""
-        return self._frames is not None and (self.telemetry["frames_in"] - self.telemetry["dropped"] >= self._frames)
+        return self._frames is not None and (
+            self.telemetry["frames_in"] - self.telemetry["dropped"] >= self._frames
+        )
 
     def _reconnect(self, error: DeviceLost) -> None:
         if self._reopen is None:
@@ -273,29 +280,25 @@ class Pipeline:
     # Deliver
 
     def _deliver(self) -> None:
-        period = 1.0 / self.sink.fps
         last = self._placeholder  # what a live sink is sent when nothing new comes
         clock = CpuClock(self.telemetry, "deliver")
         if self.sink.live:
             self._repeat(last)
-        due = time.monotonic() + period
+        pace = Pace(self.sink.fps, time.monotonic())
         try:
             while not self._dead.is_set():
-                # half a period of grace: a camera is never quite on time, and a repeat would be one too many
-                overdue = due + period / 2 - time.monotonic() if self.sink.live else TICK_S
-                frame, waited_ns = self._outbox.get(min(overdue, TICK_S))
+                wait = pace.repeat_at - time.monotonic() if self.sink.live else TICK_S
+                frame, waited_ns = self._outbox.get(min(wait, TICK_S))
                 now = time.monotonic()
                 if frame is not None:
                     self.telemetry.record("queue", waited_ns)
                     self._send(frame)
+                    pace.sent_new(now)
                     last.release()
                     last = frame
-                    due = now + period
-                elif self.sink.live and now >= due + period / 2:
+                elif self.sink.live and now >= pace.repeat_at:
                     self._repeat(last)
-                    due += period  # by the clock, so that repeats keep the rate,
-                    if now >= due + period / 2:  # but never in a burst to make up for lost ones
-                        due = now + period / 2
+                    pace.sent_again(time.monotonic())
                 clock.lap()
         except MailboxClosed:
             pass

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sharpcam.config import Config
 from sharpcam.engine import Engine
 from sharpcam.errors import ConfigError
-from sharpcam.frame import Color
 from sharpcam.sinks import Sink
 from sharpcam.sources import Source
+
+if TYPE_CHECKING:
+    from sharpcam.sinks.media import Timing
 
 TESTCARD = "testcard"
 NULL = "null"
@@ -44,7 +47,8 @@ def open_source(config: Config, source: str | None = None) -> Source:
     from sharpcam.sources.media import MediaSource
 
     own_size = "size" not in camera.model_fields_set and not to_camera
-    return MediaSource(Path(source).expanduser(), None if own_size else camera.size, live=to_camera)
+    path = Path(source).expanduser()
+    return MediaSource(path, None if own_size else camera.size, live=to_camera, fit=camera.fit)
 
 
 def reopener(config: Config, source: Source) -> Callable[[], Source] | None:
@@ -57,28 +61,36 @@ def reopener(config: Config, source: Source) -> Callable[[], Source] | None:
     return lambda: CameraSource(address, camera.size, camera.fps, fit=camera.fit)
 
 
-def open_sink(config: Config, size: tuple[int, int], fps: float, color: Color, media: str | None = None) -> Sink:
-    """The sink of the settings, for frames of a source; `media` is the file whose sound goes along.
+def open_sink(config: Config, source: Source) -> Sink:
+    """The sink of the settings, for the frames of `source`; a file's sound goes along.
 
     Raises ConfigError when the name means nothing, and what the sinks raise.
     """
-    sink = config.output.sink
+    sink, size = config.output.sink, source.size
     if sink == NULL:
         from sharpcam.sinks.null import NullSink
 
-        return NullSink(size, fps)
+        return NullSink(size, source.fps)
     if is_media(sink):
         from sharpcam.sinks.media import MediaSink
+        from sharpcam.sources.media import MediaSource
 
-        audio = Path(media).expanduser() if media is not None and media != TESTCARD else None
-        return MediaSink(Path(sink).expanduser(), size, fps, color, audio_from=audio)
+        path = Path(sink).expanduser()
+        if not isinstance(source, MediaSource):
+            timing: Timing = "captured" if source.live else "sequence"
+            return MediaSink(path, size, source.fps, source.color, timing=timing)
+        if path.exists() and path.samefile(source.path):
+            raise ConfigError(f"{sink} is the source, too", "name another file with --sink")
+        return MediaSink(
+            *(path, size, source.fps, source.color, source.path), pixel_aspect=source.pixel_aspect
+        )
     if "/" in sink and not sink.startswith("/dev/"):
         raise ConfigError(
             f'sink "{sink}" is neither a device nor a video file', "use auto, null, /dev/videoN or FILE.mp4"
         )
     from sharpcam.sinks.virtual_camera import VirtualCameraSink
 
-    return VirtualCameraSink(None if sink == "auto" else sink, size, fps)
+    return VirtualCameraSink(None if sink == "auto" else sink, size, source.fps)
 
 
 def load_engine(config: Config, size: tuple[int, int]) -> Engine:

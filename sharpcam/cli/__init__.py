@@ -51,9 +51,13 @@ def _size(text: str | None) -> str | None:
 
 
 Device = Annotated[str | None, typer.Option(help="Camera: index, /dev/videoN, by-id path or name.")]
-Size = Annotated[str | None, typer.Option(callback=_size, metavar="WxH", help="Picture size.  [default: 1280x720]")]
+Size = Annotated[
+    str | None, typer.Option(callback=_size, metavar="WxH", help="Picture size.  [default: 1280x720]")
+]
 Fps = Annotated[float | None, typer.Option(min=0.1, max=240, help="Frames per second.  [default: 30]")]
-ModelName = Annotated[str | None, typer.Option("--model", help="auto, a model's name, or a path.  [default: auto]")]
+ModelName = Annotated[
+    str | None, typer.Option("--model", help="auto, a model's name, or a path.  [default: auto]")
+]
 Strength = Annotated[float | None, typer.Option(min=0, max=1, help="0 (off) to 1 (full).  [default: 1]")]
 ProviderName = Annotated[ProviderChoice | None, typer.Option(help="Where the model runs.  [default: auto]")]
 Threads = Annotated[
@@ -110,8 +114,12 @@ def run(
     threads: Threads = None,
     frames: Annotated[int | None, typer.Option(min=1, help="End after so many frames.")] = None,
     duration: Annotated[float | None, typer.Option(min=0.001, help="End after so many seconds.")] = None,
-    no_temporal: Annotated[bool, typer.Option("--no-temporal", help="Sharpen every frame on its own.")] = False,
-    report: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the numbers of the run.")] = None,
+    no_temporal: Annotated[
+        bool, typer.Option("--no-temporal", help="Sharpen every frame on its own.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Write the numbers of the run.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings file.")] = None,
 ) -> None:
     """Sharpen a camera (or a file) into a virtual camera (or a file). Ctrl-C ends it cleanly."""
@@ -131,7 +139,9 @@ def run(
             "model.threads": threads,
             "model.temporal": False if no_temporal else None,
         }
-        return run_run(load_config(config, flags), source=source, frames=frames, duration=duration, report=report)
+        return run_run(
+            load_config(config, flags), source=source, frames=frames, duration=duration, report=report
+        )
 
     if source is not None and device is not None:
         raise typer.BadParameter("--source takes the place of --device: give one of them")
@@ -145,7 +155,9 @@ def process(
     model: Annotated[str, typer.Option(help="auto, a model's name, or a path.")] = "auto",
     strength: Annotated[float, typer.Option(min=0, max=1, help="0 (off) to 1 (full).")] = 1.0,
     compare: Annotated[bool, typer.Option("--compare", help="Before and after, side by side.")] = False,
-    clip: Annotated[bool, typer.Option("--clip", help="A folder is the frames of one clip, in name order.")] = False,
+    clip: Annotated[
+        bool, typer.Option("--clip", help="A folder is the frames of one clip, in name order.")
+    ] = False,
     provider: Annotated[ProviderChoice, typer.Option(help="Where the model runs.")] = ProviderChoice.AUTO,
     threads: Threads = None,
 ) -> None:
@@ -177,7 +189,9 @@ def bench(
     provider: Annotated[ProviderChoice, typer.Option(help="Where the model runs.")] = ProviderChoice.AUTO,
     threads: Threads = None,
     frames: Annotated[int, typer.Option(min=10, help="Frames to measure in each of the two runs.")] = 300,
-    json: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write JSON; - for standard output.")] = None,
+    json: Annotated[
+        str | None, typer.Option(metavar="FILE|-", help="Write JSON; - for standard output.")
+    ] = None,
 ) -> None:
     """Measure speed, latency and CPU of the whole pipeline on this machine."""
 

@@ -59,16 +59,20 @@ def run_run(
     return 130 if interrupted and not pipeline.telemetry["frames_out"] else 0
 
 
-def _build(config: Config, source: str | None, frames: int | None, duration: float | None) -> tuple[Pipeline, Engine]:
+def _build(
+    config: Config, source: str | None, frames: int | None, duration: float | None
+) -> tuple[Pipeline, Engine]:
     """All parts, opened; what was opened is closed again when a later one fails."""
     with contextlib.ExitStack() as undo:
         opened = open_source(config, source)
         undo.callback(opened.close)
         engine = load_engine(config, opened.size)
         undo.callback(engine.close)
-        sink = open_sink(config, opened.size, opened.fps, opened.color, source)
+        sink = open_sink(config, opened)
         undo.callback(sink.abort)
-        pipeline = Pipeline(opened, engine, sink, frames=frames, duration=duration, reopen=reopener(config, opened))
+        pipeline = Pipeline(
+            opened, engine, sink, frames=frames, duration=duration, reopen=reopener(config, opened)
+        )
         undo.pop_all()
         return pipeline, engine
 
@@ -127,7 +131,9 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
             os.unlink(name)
             raise
     except OSError as error:
-        raise MediaError(f"cannot write {path}: {error.strerror}", "free some space or name another file") from error
+        raise MediaError(
+            f"cannot write {path}: {error.strerror}", "free some space or name another file"
+        ) from error
 
 
 class _Status:

@@ -19,11 +19,14 @@ from typer.testing import CliRunner
 import sharpcam.cli.run
 from sharpcam import __version__
 from sharpcam.cli import app
+from sharpcam.engine import Engine
 from sharpcam.errors import DeviceBusy, MediaError
 from sharpcam.frame import Color, Frame
 
 SIZE = (64, 48)
-REPORT_KEYS = "source sink model provider size frames_in frames_out dropped repeated reconnects fps latency_ms"
+REPORT_KEYS = (
+    "source sink model provider size frames_in frames_out dropped repeated reconnects fps latency_ms"
+)
 REPORT_KEYS += " cpu_ms_per_frame rss_mb exit"
 
 
@@ -131,8 +134,8 @@ def test_help_lists_the_commands() -> None:
 
 def test_help_of_run_has_every_flag() -> None:
     out = run("run", "--help")[1]
-    flags = "device source sink size fps model strength provider threads frames duration no-temporal report config"
-    for flag in flags.split():
+    flags = "device source sink size fps model strength provider threads frames duration no-temporal"
+    for flag in (*flags.split(), "report", "config"):
         assert f"--{flag} " in out or f"--{flag}\n" in out
 
 
@@ -192,7 +195,9 @@ def test_a_failure_is_one_line_and_a_hint(no_models: object) -> None:
     ]
 
 
-def test_a_mistake_of_ours_is_no_traceback(monkeypatch: pytest.MonkeyPatch, model: tuple[object, ...]) -> None:
+def test_a_mistake_of_ours_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, model: tuple[object, ...]
+) -> None:
     def broken(*args: object) -> None:
         raise ZeroDivisionError("division\nby zero")
 
@@ -280,7 +285,9 @@ def test_duration(sink: Sink, model: tuple[object, ...]) -> None:
     assert "ended: duration" in out
 
 
-@pytest.mark.parametrize(("number", "reason"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+@pytest.mark.parametrize(
+    ("number", "reason"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
+)
 def test_signals_end_it_cleanly(
     number: int, reason: str, camera: Camera, sink: Sink, tmp_path: Path, model: tuple[object, ...]
 ) -> None:
@@ -342,11 +349,18 @@ def test_what_was_opened_is_closed_when_a_later_part_fails(
     assert not [t for t in threading.enumerate() if t.name.startswith("sharpcam-")]
 
 
-def test_sizes_that_do_not_agree_close_everything(camera: Camera, sink: Sink, model: tuple[object, ...]) -> None:
+def test_sizes_that_do_not_agree_close_everything(
+    camera: Camera, sink: Sink, monkeypatch: pytest.MonkeyPatch, model: tuple[object, ...]
+) -> None:
+    closed: list[Engine] = []
+    monkeypatch.setattr(Engine, "close", lambda engine: closed.append(engine))
     sink.size = (32, 32)  # type: ignore[misc]
-    assert run("run", *model)[0] == 1
+    code, _, err = run("run", *model)
+    assert code == 1
+    assert "the sink takes 32x32" in err
     assert sink.calls == ["abort"]
     assert camera.closed
+    assert len(closed) == 1
 
 
 @pytest.mark.parametrize("path", ["gone/report.json", "."])

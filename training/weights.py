@@ -69,7 +69,21 @@ REGISTRY: dict[str, Published] = {
         "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
         IMAGENET,
     ),
+    "alexnet": Published(
+        "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+        244_408_911,
+        "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+        IMAGENET,
+    ),
+    "lpips-alex": Published(
+        "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/alex.pth",
+        6_009,
+        "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
+        "BSD-2-Clause; for measuring alone, nothing is trained on them",
+    ),
 }
+
+GROUPS: dict[str, tuple[str, ...]] = {"lpips": ("alexnet", "lpips-alex")}  # files that belong together
 
 
 def sha256(path: Path) -> str:
@@ -130,6 +144,12 @@ def _chunks(url: str, by_hand: str) -> Iterator[bytes]:
         raise ModelError(f"{url} cannot be fetched: {reason}", by_hand) from error
 
 
+def _fetch_with_a_bar(name: str, out: Path) -> Path:
+    with Progress(*Progress.get_default_columns(), DownloadColumn(), transient=True) as bar:
+        task = bar.add_task("fetching", total=None)
+        return fetch(name, out, lambda n, total: bar.update(task, completed=n, total=total))
+
+
 def load_weights(model: nn.Module, path: str | Path, ignore: str | tuple[str, ...] = ()) -> None:
     """Loads a checkpoint into `model`, strictly: {"params": state dict} as Restormer's, or a state dict.
 
@@ -183,23 +203,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="\n".join(
             f"{name}: {entry.file}, {entry.size / 1e6:.0f} MB. Licence {entry.licence}."
             for name, entry in REGISTRY.items()
-        ),
+        )
+        + "".join(f"\n{name}: {' and '.join(parts)}." for name, parts in GROUPS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", choices=REGISTRY, help="which weights")
-    parser.add_argument("--out", type=Path, default=Path("runs/weights"), help="folder (default: %(default)s)")
+    parser.add_argument("name", choices=[*REGISTRY, *GROUPS], help="which weights")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/weights"), help="folder (default: %(default)s)"
+    )
     chosen = parser.parse_args(arguments)
-    print(f"{chosen.name}: licence {REGISTRY[chosen.name].licence}.")
-    try:
-        with Progress(*Progress.get_default_columns(), DownloadColumn(), transient=True) as bar:
-            task = bar.add_task("fetching", total=None)
-            path = fetch(chosen.name, chosen.out, lambda n, total: bar.update(task, completed=n, total=total))
-    except SharpCamError as error:
-        print(f"error: {error}\n  {error.hint}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    print(path)
+    for name in GROUPS.get(chosen.name, (chosen.name,)):
+        print(f"{name}: licence {REGISTRY[name].licence}.")
+        try:
+            path = _fetch_with_a_bar(name, chosen.out)
+        except SharpCamError as error:
+            print(f"error: {error}\n  {error.hint}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            return 130
+        print(path)
     return 0
 
 

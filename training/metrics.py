@@ -69,11 +69,24 @@ def flicker(outputs: Sequence[Picture] | Picture, truth: Sequence[Picture] | Pic
         raise ValueError(f"flicker wants two clips of 2 frames or more, not of {len(outputs)} and {len(truth)}")
     if outputs[0].shape != truth[0].shape:
         raise ValueError(f"clips of {_size(outputs[0])} and {_size(truth[0])} cannot be compared")
-    change = np.zeros(truth[0].shape[:2], np.int64)
+    calm = calm_pixels(truth)
+    return float(np.mean([change(before, after, calm) for before, after in _steps(outputs)]))
+
+
+def calm_pixels(truth: Iterable[Picture]) -> NDArray[np.bool_]:
+    """Where a clip of 2 frames or more is calm (see `flicker`), (H, W); it is read once, frame by frame."""
+    total: NDArray[np.int64] | None = None
     for before, after in _steps(truth):
-        change += cv2.absdiff(before, after).sum(axis=2, dtype=np.int64)
-    calm = change <= np.quantile(change, CALM, method="inverted_cdf")
-    return float(np.mean([cv2.absdiff(a, b)[calm].mean() for a, b in _steps(outputs)]))
+        step = cv2.absdiff(before, after).sum(axis=2, dtype=np.int64)
+        total = step if total is None else total + step
+    if total is None:
+        raise ValueError("a clip of 2 frames or more is wanted")
+    return np.asarray(total <= np.quantile(total, CALM, method="inverted_cdf"))
+
+
+def change(before: Picture, after: Picture, where: NDArray[np.bool_]) -> float:
+    """Mean absolute difference in grey levels, over the pixels `where`."""
+    return float(cv2.absdiff(before, after)[where].mean())
 
 
 def overshoot(output: Picture, truth: Picture, edge: float = 16.0, reach: int = 4) -> float:
@@ -156,7 +169,7 @@ def _gaussian(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(filtered, np.float64)[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS]
 
 
-def _steps(clip: Sequence[Picture] | Picture) -> Iterable[tuple[Picture, Picture]]:
+def _steps(clip: Iterable[Picture]) -> Iterable[tuple[Picture, Picture]]:
     for before, after in pairwise(clip):
         _check(before, after)
         yield before, after

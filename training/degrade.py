@@ -15,14 +15,20 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
+import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Image = NDArray[np.float32]
 Kernel = NDArray[np.float32]
+
+
+def as_float(picture: NDArray[np.uint8]) -> Image:
+    """uint8 values of any shape as float32 in 0..1."""
+    return np.asarray(picture / np.float32(255), np.float32)
 
 
 # -- light ---------------------------------------------------------------------------------------------
@@ -51,7 +57,7 @@ def gaussian_kernel(sigma_x: float, sigma_y: float | None = None, angle: float =
     y, x = np.mgrid[-r : r + 1, -r : r + 1].astype(np.float32)
     u, v = x * np.cos(angle) + y * np.sin(angle), -x * np.sin(angle) + y * np.cos(angle)
     k = np.exp(-0.5 * ((u / max(sigma_x, 1e-3)) ** 2 + (v / max(sigma_y, 1e-3)) ** 2))
-    return (k / k.sum()).astype(np.float32)
+    return np.asarray(k / k.sum(), np.float32)
 
 
 def disk_kernel(radius: float) -> Kernel:
@@ -62,7 +68,7 @@ def disk_kernel(radius: float) -> Kernel:
     c = (np.arange(n, dtype=np.float32) + 0.5) / s - (r + 0.5)
     k = ((c[:, None] ** 2 + c[None, :] ** 2) <= max(radius, 0.35) ** 2).astype(np.float32)
     k = k.reshape(2 * r + 1, s, 2 * r + 1, s).mean((1, 3))
-    return (k / k.sum()).astype(np.float32)
+    return np.asarray(k / k.sum(), np.float32)
 
 
 def motion_kernel(length: float, angle: float) -> Kernel:
@@ -92,7 +98,7 @@ def sensor_noise(linear: Image, shot: float, read: float, rng: np.random.Generat
     """Signal-dependent noise in linear light: variance = shot * value + read ** 2 (heteroscedastic Gaussian,
     the usual approximation of Poisson plus read noise; Foi et al., 2008)."""
     sigma = np.sqrt(np.maximum(linear, 0) * np.float32(shot) + np.float32(read) ** 2)
-    return linear + sigma * rng.standard_normal(linear.shape, dtype=np.float32)
+    return np.asarray(linear + sigma * rng.standard_normal(linear.shape, dtype=np.float32), np.float32)
 
 
 def resize(image: Image, width: int, height: int, interpolation: int) -> Image:
@@ -123,34 +129,35 @@ def mjpeg(image: Image, quality: int, chroma_422: bool) -> Image:
         raise RuntimeError("JPEG encoder failed")
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
     assert decoded is not None
-    return decoded[..., ::-1].astype(np.float32) / 255
+    return as_float(np.asarray(decoded[..., ::-1], np.uint8))
 
 
 def video_codec(clip: Sequence[Image], codec: str, bits_per_pixel: float, fps: int = 30) -> list[Image]:
-    """The clip through an in-memory encoder (`libx264` or `libvpx`) at a rate of bits per pixel."""
-    import av
+    """The clip through an in-memory encoder (`libx264` or `libvpx`) at a rate of bits per pixel. Even sides.
 
+    Raises RuntimeError when the encoder loses frames.
+    """
     height, width = clip[0].shape[:2]
     target = io.BytesIO()
     with av.open(target, "w", format="matroska") as container:
         stream = container.add_stream(codec, rate=fps)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"  # type: ignore[attr-defined]
-        stream.bit_rate = int(bits_per_pixel * width * height * fps)  # type: ignore[attr-defined]
-        stream.options = (  # type: ignore[attr-defined]
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.bit_rate = int(bits_per_pixel * width * height * fps)
+        stream.options = (
             {"preset": "veryfast", "tune": "zerolatency"}
             if codec == "libx264"
             else {"deadline": "realtime", "cpu-used": "8"}
         )
-        stream.thread_count = 1  # type: ignore[attr-defined]
+        stream.thread_count = 1
         for image in clip:
-            picture = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
-            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):  # type: ignore[attr-defined]
-                container.mux(packet)
-        for packet in stream.encode():  # type: ignore[attr-defined]
-            container.mux(packet)
+            # our own planes: swscale's would be a grey level off and their chroma upsampled in steps of two
+            picture = av.VideoFrame.from_ndarray(to_i420(image), format="yuv420p")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
     target.seek(0)
-    with av.open(target) as container:
-        out = [f.to_ndarray(format="rgb24").astype(np.float32) / 255 for f in container.decode(video=0)]
+    with av.open(target, "r") as decoded:
+        out = [from_i420(f.to_ndarray(format="yuv420p").astype(np.uint8)) for f in decoded.decode(video=0)]
     if len(out) != len(clip):
         raise RuntimeError(f"{codec} returned {len(out)} of {len(clip)} frames")
     return out
@@ -186,8 +193,6 @@ class Webcam:
     identity: bool = False  # a perfect camera: the network must leave it alone
     drift: float = 0.0  # how much blur and noise wander within a clip
 
-    extra: dict[str, float] = field(default_factory=dict)
-
 
 def sample_webcam(rng: np.random.Generator, identity: float = 0.08) -> Webcam:
     """A random camera, from good to bad. `identity` is the share of perfect ones.
@@ -197,7 +202,6 @@ def sample_webcam(rng: np.random.Generator, identity: float = 0.08) -> Webcam:
     """
     if rng.random() < identity:
         return Webcam(identity=True)
-    # severity shapes blur and noise; its square root law keeps mild cameras frequent
     blur = str(rng.choice(["none", "gauss", "aniso", "disk"], p=[0.12, 0.46, 0.14, 0.28]))
     size = float(rng.uniform(0.3, 1.7)) if blur != "disk" else float(rng.uniform(0.6, 2.3))
     noisy = rng.random() < 0.8

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sharpcam.errors import validation_line
+
 RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -28,35 +30,41 @@ class Network(Section):
 
 
 class Data(Section):
-    frames: int = Field(6, ge=1, description="frames per clip")
-    crop: int = Field(128, ge=32, multiple_of=16)
-    identity: float = Field(0.08, ge=0, le=1, description="share of clips from a perfect camera")
-    taught: float = Field(0.25, gt=0, le=1, description="share of a batch that the teacher looks at")
+    frames: int = Field(default=6, ge=1, description="frames per clip")
+    crop: int = Field(default=128, ge=32, multiple_of=16)
+    identity: float = Field(default=0.08, ge=0, le=1, description="share of clips from a perfect camera")
+    taught: float = Field(default=0.25, gt=0, le=1, description="share of a batch that the teacher looks at")
 
 
 class Optimizer(Section):
     name: Literal["adam", "adamw"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0)
     betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = Field(0.0, ge=0)
-    clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip: float = Field(default=1.0, gt=0, description="largest gradient norm")
 
 
 class Schedule(Section):
-    kind: Literal["cosine", "constant"] = "cosine"
-    warmup: int = Field(200, ge=0, description="steps")
-    final: float = Field(0.01, ge=0, le=1, description="last learning rate over the first")
+    kind: Literal["cosine", "constant", "plateau"] = "cosine"
+    warmup: int = Field(default=200, ge=0, description="steps")
+    final: float = Field(default=0.01, ge=0, le=1, description="last learning rate over the first")
+    factor: float = Field(default=0.5, gt=0, lt=1, description="plateau: learning rate after it over before")
+    patience: int = Field(default=5, ge=1, description="plateau: validations that do not improve make one")
 
 
 class Train(Section):
-    steps: int = Field(10_000, ge=1)
-    batch: int = Field(16, ge=1, description="clips per step over all processes")
+    steps: int = Field(default=10_000, ge=1)
+    batch: int = Field(default=16, ge=1, description="clips per step over all processes")
     seed: int = 0
-    ema: float = Field(0.999, ge=0, lt=1)
+    ema: float = Field(default=0.999, ge=0, lt=1)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    quantize_from: float = Field(1.0, ge=0, le=1, description="share of the steps before weights are int8")
-    validate_every: int = Field(500, ge=1)
-    checkpoint_every: int = Field(500, ge=1)
+    quantize_from: float = Field(
+        default=1.0, ge=0, le=1, description="share of the steps before weights are int8"
+    )
+    validate_every: int = Field(default=500, ge=1)
+    checkpoint_every: int = Field(default=500, ge=1)
+    watch: Literal["psnr", "ssim"] = Field(default="psnr", description="the figure that decides what is best")
+    stop_after: int = Field(default=0, ge=0, description="stop after as many validations without a new best")
 
 
 class Recipe(Section):
@@ -79,20 +87,38 @@ def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
     path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
-        raise RecipeError(f"no recipe {name!r}; known: {known}")
+        raise RecipeError(f"no recipe {name!r}; known: {known}, or a .toml file of your own")
     try:
-        values = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as e:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise RecipeError(f"{path}: {e}") from e
     for dotted, value in (overrides or {}).items():
-        section, _, key = dotted.rpartition(".")
+        *sections, key = dotted.split(".")
         target = values
-        for part in filter(None, section.split(".")):
-            target = target.setdefault(part, {})
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise RecipeError(f"{path}: {dotted}: {section} is a value, not a section")
         target[key] = value
+    return validated(values, str(path))
+
+
+def validated(values: Any, where: str) -> Recipe:
+    """`values` as a recipe; raises RecipeError, which begins with `where`, when they are none."""
     try:
         return Recipe.model_validate(values)
     except ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(str(p) for p in first["loc"])
-        raise RecipeError(f"{path}: {where}: {first['msg']}") from e
+        raise RecipeError(f"{where}: {validation_line(e.errors())}") from e
+
+
+def differences(recipe: Recipe, other: Recipe) -> dict[str, Any]:
+    """What `recipe` says otherwise than `other`: dotted keys and values, as `load_recipe` takes them."""
+    mine, theirs = (_flat(r.model_dump(mode="json")) for r in (recipe, other))
+    return {key: value for key, value in mine.items() if theirs.get(key) != value}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -23,10 +23,9 @@ from sharpcam.telemetry import Telemetry
 PACED_FPS = 30.0
 _READY = 12  # frames in memory; shown back and forth, so that the picture never jumps
 _WARM_UP = 8
-_ISA = (
-    *("sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16"),
-    *("amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve", "sve2"),
-)
+_X86 = ("sse4_2", "avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16")
+_AMX = ("amx_tile", "amx_int8", "amx_bf16")
+_ARM = ("asimd", "asimddp", "i8mm", "bf16", "sve", "sve2")
 
 
 class MemorySource:
@@ -152,7 +151,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": name,
         "cores": usable_cores(),
-        "isa": [flag for flag in _ISA if flag in flags],
+        "isa": [flag for flag in _X86 + _AMX + _ARM if flag in flags],
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         "sharpcam": __version__,

@@ -71,7 +71,9 @@ class CameraConfig(_Table):
 
 class OutputConfig(_Table):
     sink: str = Field(
-        default="auto", min_length=1, description="auto, a virtual camera (/dev/videoN), a video file, or null"
+        default="auto",
+        min_length=1,
+        description="auto, /dev/videoN (a virtual camera), a video file, or null",
     )
 
 
@@ -175,7 +177,7 @@ def _read_file(path: Path) -> dict[str, tuple[Any, int]]:
         text = path.read_text(encoding="utf-8")
         values = tomllib.loads(text)
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", "name another file with --config") from error
+        raise ConfigError(f"cannot read {path}: {error.strerror}", "name another with --config") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}", 'text needs quotes: size = "1280x720"') from error
     lines = _lines(text)

@@ -41,7 +41,7 @@ MAX_GAP_FRAMES = 5
 # mean absolute luma change, in grey levels, between one frame and the next that only another scene brings:
 # a waved hand makes 5 to 15, a change of picture 40 to 90
 SCENE_CUT = 30.0
-_GLANCE_ROWS = 32
+_GLANCE_ROWS = 16
 
 
 class Engine:

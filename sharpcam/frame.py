@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
@@ -53,7 +54,8 @@ class Frame:
         self.color = color or Color()
         self.sequence = 0
         self.captured_ns = 0
-        self._pool: FramePool | None = None
+        # weak, so that pool and frames go as soon as nobody needs them and not when the collector comes by
+        self._pool: weakref.ref[FramePool] | None = None
 
     @property
     def width(self) -> int:
@@ -84,8 +86,8 @@ class Frame:
 
     def release(self) -> None:
         """Gives the frame back to its pool; a frame that belongs to none is left to the garbage collector."""
-        if self._pool is not None:
-            self._pool._put(self)
+        if self._pool is not None and (pool := self._pool()) is not None:
+            pool._put(self)
 
 
 def check_size(width: int, height: int) -> None:
@@ -133,7 +135,7 @@ class FramePool:
                 return self._free.pop()
             self.allocated += 1
         frame = Frame(*self._size, self._color)
-        frame._pool = self
+        frame._pool = weakref.ref(self)
         return frame
 
     def _put(self, frame: Frame) -> None:

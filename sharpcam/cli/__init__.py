@@ -117,6 +117,7 @@ def run(
     no_temporal: Annotated[
         bool, typer.Option("--no-temporal", help="Sharpen every frame on its own.")
     ] = False,
+    split: Annotated[bool, typer.Option("--split", help="Left half before, right half after.")] = False,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Write the numbers of the run.")
     ] = None,
@@ -140,7 +141,12 @@ def run(
             "model.temporal": False if no_temporal else None,
         }
         return run_run(
-            load_config(config, flags), source=source, frames=frames, duration=duration, report=report
+            load_config(config, flags),
+            source=source,
+            split=split,
+            frames=frames,
+            duration=duration,
+            report=report,
         )
 
     if source is not None and device is not None:

@@ -63,7 +63,9 @@ def _print(found: dict[str, Any]) -> None:
     if not console.is_terminal:
         console = Console(width=120)
     console.print(f"{about['cpu']}, {about['cores']} cores ({' '.join(about['isa'][-6:])}); {about['os']}")
-    console.print(f"ONNX Runtime {about['onnxruntime']}, Python {about['python']}, SharpCam {about['sharpcam']}\n")
+    console.print(
+        f"ONNX Runtime {about['onnxruntime']}, Python {about['python']}, SharpCam {about['sharpcam']}\n"
+    )
     unpaced = [result for result in found["results"] if result["mode"] == "unpaced"]
     paced = [result for result in found["results"] if result["mode"] == "paced"]
 
@@ -83,7 +85,17 @@ def _print(found: dict[str, Any]) -> None:
     console.print(speed)
 
     live = Table(title=f"Live, {PACED_FPS:g} fps", title_justify="left")
-    for heading in ("model", "size", "on", "fps", "dropped", "latency ms p50", "p95", "p99", "CPU ms a frame"):
+    for heading in (
+        "model",
+        "size",
+        "on",
+        "fps",
+        "dropped",
+        "latency ms p50",
+        "p95",
+        "p99",
+        "CPU ms a frame",
+    ):
         live.add_column(heading, justify="left" if heading in ("model", "size", "on") else "right")
     for r in paced:
         latency = r["latency_ms"]

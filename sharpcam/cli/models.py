@@ -60,7 +60,17 @@ def _print(facts: list[dict[str, Any]]) -> None:
     if not console.is_terminal:
         console = Console(width=120)
     table = Table()
-    for heading in ("model", "version", "layout", "precision", "parameters", "MACs/px", "recipe", "measured", ""):
+    for heading in (
+        "model",
+        "version",
+        "layout",
+        "precision",
+        "parameters",
+        "MACs/px",
+        "recipe",
+        "measured",
+        "",
+    ):
         table.add_column(heading, justify="right" if heading in ("parameters", "MACs/px") else "left")
     for f in facts:
         table.add_row(

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import cv2
 from sharpcam.config import Config
 from sharpcam.engine import Engine
 from sharpcam.errors import MediaError
+from sharpcam.files import write_whole
 from sharpcam.pipeline import Pipeline
 from sharpcam.wiring import load_engine, open_sink, open_source, reopener
 
@@ -29,16 +29,19 @@ def run_run(
     config: Config,
     *,
     source: str | None = None,
+    split: bool = False,
     frames: int | None = None,
     duration: float | None = None,
     report: Path | None = None,
 ) -> int:
     """Runs until the end, Ctrl-C or SIGTERM; gives the exit code."""
     cv2.setNumThreads(1)  # its threads would fight for the cores with the model's
+    sys.setswitchinterval(0.001)  # a thread busy in Python keeps a frame that is due waiting for so long
     if report is not None:
         check_writable(report)
     with _signals():
         pipeline, engine = _build(config, source, frames, duration)
+        engine.split = split
         status = _Status(pipeline, engine)
         failure = ""
         try:
@@ -118,22 +121,7 @@ def check_writable(path: Path) -> None:
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes all of it or nothing."""
-    check_writable(path)
-    try:
-        handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(values, file, indent=2)
-                file.write("\n")
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
-    except OSError as error:
-        raise MediaError(
-            f"cannot write {path}: {error.strerror}", "free some space or name another file"
-        ) from error
+    write_whole(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
 class _Status:

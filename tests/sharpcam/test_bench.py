@@ -39,7 +39,9 @@ def test_memory_source_goes_back_and_forth(ready: list[Frame]) -> None:
         source.read(frame, 0)
 
 
-def test_live_memory_source_skips_what_was_missed(ready: list[Frame], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_live_memory_source_skips_what_was_missed(
+    ready: list[Frame], monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = 10_000_000_000
     monkeypatch.setattr(benchmark.time, "monotonic_ns", lambda: now)
     source = MemorySource(ready, 10, live=True)
@@ -62,7 +64,12 @@ def test_measure(yuv_model: Path, ready: list[Frame]) -> None:
         assert result["mode"] == mode
         assert (result["model"], result["size"], result["provider"]) == ("tiny", [160, 120], "cpu")
         assert (result["frames"], result["threads"]) == (40, 1)
-        assert 0 < result["inference_ms"]["p50"] <= result["inference_ms"]["p95"] <= result["inference_ms"]["p99"]
+        assert (
+            0
+            < result["inference_ms"]["p50"]
+            <= result["inference_ms"]["p95"]
+            <= result["inference_ms"]["p99"]
+        )
         assert result["inference_ms"]["p50"] <= result["latency_ms"]["p50"]
         assert {"capture", "wait", "sharpen", "inference", "queue", "send"} <= result["stages_ms"].keys()
         assert set(result["stages_ms"]["send"]) >= {"p50", "p95"}

@@ -271,6 +271,11 @@ def test_strength_reaches_the_engine(sink: Sink, model: tuple[object, ...]) -> N
         assert sink.sent[0] == value
 
 
+def test_split_shows_before_and_after(sink: Sink, model: tuple[object, ...]) -> None:
+    run("run", *model, "--frames", 1, "--split")
+    assert sink.sent == [100]  # the top left pixel is as it came
+
+
 def test_no_temporal_reaches_the_engine(sink: Sink, model: tuple[object, ...]) -> None:
     run("run", *model, "--frames", 3)
     assert sink.sent == [86, 100, 100]
@@ -380,8 +385,8 @@ def test_report_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sharpcam.cli.run.json, "dump", full)
-    with pytest.raises(MediaError, match="No space left"):
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(MediaError, match="the disk is full"):
         sharpcam.cli.run.write_json(path, {})
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]

@@ -70,7 +70,9 @@ def test_every_field_can_be_set_from_every_place(tmp_path: Path) -> None:
         model=ModelConfig(name="xs", strength=0.5, temporal=False, provider="cpu", threads=2),
     )
     assert set(sharpcam.config._keys()) == values.keys()
-    assert load_config(env={f"SHARPCAM_{k.replace('.', '_').upper()}": v for k, v in values.items()}) == wanted
+    assert (
+        load_config(env={f"SHARPCAM_{k.replace('.', '_').upper()}": v for k, v in values.items()}) == wanted
+    )
     assert load_config(flags=values, env={}) == wanted
     text = "".join(f'{k} = "{v}"\n' for k, v in values.items())
     assert load_config(write(tmp_path, text), env={}) == wanted

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -80,7 +82,8 @@ def test_pool_frames_have_its_color() -> None:
 
 
 def test_releasing_twice_is_a_mistake() -> None:
-    frame = FramePool(4, 4).acquire()
+    pool = FramePool(4, 4)
+    frame = pool.acquire()
     frame.release()
     with pytest.raises(RuntimeError, match="twice"):
         frame.release()
@@ -88,6 +91,21 @@ def test_releasing_twice_is_a_mistake() -> None:
 
 def test_frame_without_a_pool_may_be_released() -> None:
     Frame(4, 4).release()
+
+
+def test_pool_and_its_frames_go_without_the_collector() -> None:
+    gc.disable()
+    try:
+        pool = FramePool(4, 4)
+        frame = pool.acquire()
+        frame.release()
+        kept = pool.acquire()
+        gone = weakref.ref(pool)
+        del pool, frame
+        assert gone() is None
+        kept.release()  # nowhere to go back to
+    finally:
+        gc.enable()
 
 
 def test_pool_between_threads() -> None:

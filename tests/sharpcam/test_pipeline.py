@@ -58,7 +58,7 @@ class FakeSource:
 
 
 class FakeSink:
-    """Remembers the luma of all that it was sent; `gate` holds `send` up, `fail` maps a send to its failure."""
+    """Remembers the luma of all that it was sent. `gate` holds `send` up, `fail` maps a send to a failure."""
 
     description = "fake sink"
     size = SIZE
@@ -453,9 +453,8 @@ def test_lost_camera_comes_back(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
     assert pipeline.telemetry["reconnects"] == 1
     assert 12 in sink.sent  # frame 11 was shown while the camera was away
     assert sink.calls == ["close"]
-    waits = [record.getMessage().rsplit("next try in ")[-1] for record in caplog.records if "next try" in record.msg]
-    assert waits == ["0.0 s"] * 4
-    assert [r.args[-1] for r in caplog.records if "next try" in r.msg] == pytest.approx([0.02, 0.03, 0.03, 0.03])  # type: ignore[index]
+    pauses = [record.args[-1] for record in caplog.records if "next try" in record.msg and record.args]  # type: ignore[index]
+    assert pauses == pytest.approx([0.02, 0.03, 0.03, 0.03])
     assert nothing_leaked(pipeline)
 
 
@@ -471,7 +470,9 @@ def test_lost_camera_ends_when_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_duration_counts_while_the_camera_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sharpcam.pipeline, "BACKOFF_S", (60.0, 60.0))
     source = FakeSource(DeviceLost("unplugged"))
-    assert Pipeline(source, FakeEngine(), FakeSink(), reopen=lambda: source, duration=0.05).run() == "duration"
+    assert (
+        Pipeline(source, FakeEngine(), FakeSink(), reopen=lambda: source, duration=0.05).run() == "duration"
+    )
 
 
 def test_silent_camera_is_a_lost_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +17,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from sharpcam.errors import FormatMismatch, MediaError
+from sharpcam.files import temporary_beside, write_error
 from sharpcam.frame import Color, Frame, check_size
 from sharpcam.geometry import to_video_frame
 
@@ -82,7 +81,7 @@ class MediaSink:
         self._timing = timing
         self._first: int | None = 0 if audio_from is not None and timing == "sequence" else None
         self._last_pts = -1
-        self._temporary = _temporary_beside(self.path)
+        self._temporary = temporary_beside(self.path)
         self._container: OutputContainer | None = None
         self._audio: _Audio | None = None
         try:
@@ -175,7 +174,7 @@ class MediaSink:
         except (av.FFmpegError, OSError) as error:
             if isinstance(error, MediaError):
                 raise
-            raise _explanation(self.path, error) from error
+            raise write_error(self.path, error) from error
 
 
 class _Audio:
@@ -266,37 +265,3 @@ def _options(codec: str, crf: int, preset: str) -> dict[str, str]:
         else {"cpu-used": "6"}
     )
     return {"crf": str(crf + 4), "b": "0" if codec == "libvpx-vp9" else "20M", **speed}
-
-
-def _temporary_beside(path: Path) -> Path:
-    """A new hidden file in the folder of `path`, with the rights that a new file gets there."""
-    try:
-        handle, name = tempfile.mkstemp(
-            dir=path.absolute().parent, prefix=f".{path.stem}-", suffix=f".part{path.suffix}"
-        )
-        os.close(handle)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-    except OSError as error:
-        raise _explanation(path, error) from error
-    if path.is_dir():
-        os.unlink(name)
-        raise MediaError(f"cannot write {path}: it is a folder", "name a file")
-    return Path(name)
-
-
-def _explanation(path: Path, error: Exception) -> MediaError:
-    number = getattr(error, "errno", None)
-    hints = {
-        errno.ENOSPC: ("the disk is full", "free some space, or write to another disk"),
-        errno.EDQUOT: ("the disk quota is used up", "free some space, or write to another disk"),
-        errno.EFBIG: ("the file has grown too large", "write to another disk"),
-        errno.ENOENT: ("there is no such folder", f"run: mkdir -p {path.absolute().parent}"),
-        errno.ENOTDIR: ("its folder is a file", "name a file in a folder"),
-        errno.EACCES: ("permission denied", "name a file in a folder of yours"),
-        errno.EPERM: ("permission denied", "name a file in a folder of yours"),
-        errno.EROFS: ("the disk can only be read", "name a file in a folder of yours"),
-    }
-    cause, hint = hints.get(number or 0, (str(error), "try another name or format"))
-    return MediaError(f"cannot write {path}: {cause}", hint)

@@ -261,6 +261,15 @@ def test_crop_keeps_the_middle_and_covers_everything():
     assert (converted(picture, (48, 48), fit="stretch").planes[0][:, [0, -1]] == 50).all()
 
 
+@pytest.mark.parametrize("size", [(50, 48), (48, 50)])
+def test_a_crop_keeps_chroma_with_its_luma(size):
+    picture = numbered(*size)
+    frame = converted(picture, (48, 48), fit="crop")
+    y, u, v = planes_of(picture)
+    for got, want in zip(frame.planes, (y[:48, :48], u[:24, :24], v[:24, :24]), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
 def test_scaling_keeps_positions_and_levels():
     rgb = scene(128, 96)
     frame = converted(av.VideoFrame.from_ndarray(rgb, "rgb24"), (64, 48))

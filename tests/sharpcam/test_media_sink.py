@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from films import GREYS, film, grey, read_all
 
+from sharpcam import files
 from sharpcam.errors import FormatMismatch, MediaError
 from sharpcam.frame import Color, ColorMatrix, ColorRange, Frame
 from sharpcam.sinks import media
@@ -302,7 +303,7 @@ def test_a_folder_of_others_is_explained(tmp_path, monkeypatch):
     def denied(**_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(media.tempfile, "mkstemp", denied)
+    monkeypatch.setattr(files.tempfile, "mkstemp", denied)
     with pytest.raises(MediaError, match="permission denied"):
         MediaSink(tmp_path / "a.mp4", SIZE, 25, Color())
 

@@ -129,6 +129,16 @@ def test_a_loop_goes_on_counting(tmp_path):
     assert seen == list(range(17))
 
 
+def test_a_loop_keeps_the_pauses_of_the_file(tmp_path):
+    source = MediaSource(film(tmp_path / "a.mkv", 5, times=[0, 40, 80, 480, 520]), loop=True)
+    source.fps = 25.0
+    frame, seen = Frame(64, 48), []
+    for _ in range(10):
+        assert source.read(frame, 1)
+        seen.append(frame.sequence)
+    assert seen == [0, 1, 2, 12, 13, 14, 15, 16, 26, 27]
+
+
 # --- live -----------------------------------------------------------------------------------------------
 
 
@@ -161,6 +171,16 @@ def test_a_machine_that_is_always_late_still_gets_frames(tmp_path):
         seen.append(frame.sequence)
         time.sleep(0.25)  # six frame times
     assert seen == sorted(set(seen))
+
+
+def test_a_hopelessly_late_source_skips_only_so_much(tmp_path, monkeypatch):
+    source = MediaSource(film(tmp_path / "a.mkv", 30), live=True)
+    monkeypatch.setattr(source, "_lateness", lambda _: 5.0)
+    frame, seen = Frame(64, 48), []
+    for _ in range(3):
+        assert source.read(frame, 1)
+        seen.append(frame.sequence)
+    assert seen == [4, 9, 14]
 
 
 def test_closing_ends_a_waiting_read(tmp_path):

@@ -1,0 +1,132 @@
+"""Pictures: read from files, sharpened without harm to their full-resolution colour, written as PNG."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpcam.errors import MediaError
+from sharpcam.files import write_whole
+from sharpcam.frame import Frame
+from sharpcam.geometry import from_rgb, yuv_to_rgb_matrix
+
+U8 = NDArray[np.uint8]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+_LEAST_SIDE = 16  # networks look at blocks of pixels; smaller pictures are continued at their edges
+
+
+class Sharpener(Protocol):
+    """What is needed of an Engine."""
+
+    strength: float
+
+    def process(self, frame: Frame, out: Frame) -> None: ...
+
+    def reset(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Picture:
+    """`rgb` (H, W, 3) uint8 and, where the file has it, `alpha` (H, W) uint8."""
+
+    rgb: U8
+    alpha: U8 | None = None
+
+
+def read_picture(path: Path) -> Picture:
+    """The picture in a file, upright, 8 bits a channel. Raises MediaError."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise MediaError(f"cannot read {path}: {error.strerror}", "check its name and permissions") from error
+    if _is_cut_short(data):
+        raise MediaError(f"cannot read {path}: the file is cut short", "get a whole copy of it")
+    codes = np.frombuffer(data, np.uint8)
+    bgr = _decoded(codes, cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise MediaError(
+            f"cannot read {path}: not a picture, or damaged", f"pictures are {' '.join(SUFFIXES)}"
+        )
+    alpha = None
+    if path.suffix.lower() in (".png", ".webp", ".tif", ".tiff"):
+        whole = _decoded(codes, cv2.IMREAD_UNCHANGED)
+        if whole is not None and whole.shape == (*bgr.shape[:2], 4) and whole.dtype in (np.uint8, np.uint16):
+            alpha = (whole[..., 3] // (1 if whole.dtype == np.uint8 else 257)).astype(np.uint8)
+    return Picture(np.ascontiguousarray(bgr[..., ::-1]), alpha)
+
+
+def write_picture(path: Path, picture: Picture) -> None:
+    """Writes a lossless PNG, whole or not at all. Raises MediaError."""
+    channels = picture.rgb[..., ::-1]
+    if picture.alpha is not None:
+        channels = np.dstack([channels, picture.alpha])
+    done, data = cv2.imencode(".png", np.ascontiguousarray(channels))
+    if not done:
+        raise MediaError(f"cannot write {path}: {channels.shape[1]}x{channels.shape[0]} does not fit a PNG")
+    write_whole(path, data.tobytes())
+
+
+def sharpen_picture(engine: Sharpener, rgb: U8, sequence: int = 0) -> U8:
+    """`rgb` (H, W, 3) uint8 of any size, sharpened; `sequence` numbers the frames of a clip.
+
+    The network sees I420, but of its answer only the change is used (`apply_change`): what a picture has
+    beyond 4:2:0 stays.
+    """
+    height, width = rgb.shape[:2]
+    down, right = max(height % 2, _LEAST_SIDE - height), max(width % 2, _LEAST_SIDE - width)
+    if down or right:
+        rgb = np.asarray(cv2.copyMakeBorder(rgb, 0, down, 0, right, cv2.BORDER_REPLICATE), np.uint8)
+    before, after = (Frame(rgb.shape[1], rgb.shape[0]) for _ in range(2))
+    from_rgb(rgb, before)
+    before.sequence = sequence
+    before.captured_ns = sequence * 33_000_000  # a clip goes on from frame to frame
+    engine.process(before, after)
+    return apply_change(rgb, before, after)[:height, :width]
+
+
+def apply_change(rgb: U8, before: Frame, after: Frame) -> U8:
+    """`rgb` (H, W, 3) plus what became of `before` in `after`, its two I420 versions of the same colour.
+
+    Colour conversion is affine, so a difference in YUV is a difference in RGB whatever the colours are.
+    That of chroma is interpolated to full size. Equal frames give `rgb` back bit for bit.
+    """
+    changes = [a.astype(np.float32) - b for a, b in zip(after.planes, before.planes, strict=True)]
+    chroma = [cv2.resize(change, before.size, interpolation=cv2.INTER_LINEAR) for change in changes[1:]]
+    linear = yuv_to_rgb_matrix(before.color)[:, :3].astype(np.float32)
+    change = cv2.transform(cv2.merge([changes[0], *chroma]), linear)
+    return np.asarray(np.clip(np.rint(rgb + change), 0, 255), np.uint8)
+
+
+def beside(before: U8, after: U8, divider: int = 4) -> U8:
+    """Two pictures of one size, `divider` white columns between."""
+    height, width = before.shape[:2]
+    both = np.full((height, 2 * width + divider, 3), 255, np.uint8)
+    both[:, :width] = before
+    both[:, width + divider :] = after
+    return both
+
+
+def _decoded(codes: U8, flags: int) -> NDArray[Any] | None:
+    logging = cv2.utils.logging
+    level = logging.setLogLevel(logging.LOG_LEVEL_SILENT)  # what is wrong with a file we say ourselves
+    try:
+        return cv2.imdecode(codes, flags) if codes.size else None
+    except cv2.error:  # sizes beyond its limits
+        return None
+    finally:
+        logging.setLogLevel(level)
+
+
+def _is_cut_short(data: bytes) -> bool:
+    """Whether a JPEG or PNG lacks its end; OpenCV would make up the rest in grey."""
+    if data.startswith(b"\xff\xd8"):
+        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    return data.startswith(b"\x89PNG") and b"IEND" not in data

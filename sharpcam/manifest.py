@@ -215,7 +215,7 @@ def infer_manifest(path: Path, inputs: Sequence[Port], outputs: Sequence[Port], 
     if dtypes.get("y") == dtypes.get("uv") == "uint8":
         facts |= {"layout": Layout.YUV420, "precision": "uint8", "strength_input": "strength" in dtypes}
         others = [port for port in inputs if port.name not in ("y", "uv", "strength")]
-        facts["state"] = [_infer_state(path, port, outputs) for port in others]
+        facts["state"] = [_infer_state(path, port, inputs, outputs) for port in others]
     elif len(inputs) == len(outputs) == 1 and _is_picture(inputs[0]) and _is_picture(outputs[0]):
         # the file does not say how often it halves the picture; 16 is right for up to four times
         facts |= {"layout": Layout.RGB, "precision": "float32", "size_multiple": 16}
@@ -233,7 +233,7 @@ def _is_picture(port: Port) -> bool:
     return port.shape[1] == 3 or (not isinstance(port.shape[1], int) and port.shape[3] != 3)
 
 
-def _infer_state(path: Path, port: Port, outputs: Sequence[Port]) -> dict[str, Any]:
+def _infer_state(path: Path, port: Port, inputs: Sequence[Port], outputs: Sequence[Port]) -> dict[str, Any]:
     told = all(isinstance(side, int) or re.match(r"^[HW](/[1-9]\d*)?$", str(side)) for side in port.shape)
     if not told or port.dtype not in ("uint8", "float16", "float32"):
         raise ModelError(
@@ -244,7 +244,17 @@ def _infer_state(path: Path, port: Port, outputs: Sequence[Port]) -> dict[str, A
         raise ModelError(
             f"{path}: the graph's input {port} has no output {port.name}_out", "others need a model.toml"
         )
-    return {"input": port.name, "output": f"{port.name}_out", "shape": port.shape, "dtype": port.dtype}
+    plane = port.name.removeprefix("state_")
+    like = [
+        p.name for p in inputs if (p.name, p.dtype, p.shape) == (plane, port.dtype, port.shape) and p != port
+    ]
+    return {
+        "input": port.name,
+        "output": f"{port.name}_out",
+        "shape": port.shape,
+        "dtype": port.dtype,
+        "initial": like[0] if like else 0,  # a state_y of the shape of y is the picture before
+    }
 
 
 def complete(manifest: Manifest, inputs: Sequence[Port], outputs: Sequence[Port]) -> Manifest:

@@ -293,6 +293,13 @@ def test_bare_rgb_graph(tmp_path: Path) -> None:
     assert manifest.outputs[0].name == "sharp"
 
 
+def test_bare_state_that_is_the_picture_before() -> None:
+    last = Port("state_y", "uint8", (1, 1, "H", "W")), Port("state_uv", "uint8", (1, 2, "H/8", "W/8"))
+    after = [Port(f"{port.name}_out", port.dtype, port.shape) for port in last]
+    manifest = infer_manifest(Path("x.onnx"), [Y, UV, *last], [Y_OUT, UV_OUT, *after], "0" * 64)
+    assert [state.initial for state in manifest.state] == ["y", 0]
+
+
 PICTURE = Port("x", "float32", (1, 3, "h", "w"))
 Y, UV = Port("y", "uint8", (1, 1, "H", "W")), Port("uv", "uint8", (1, 2, "H/2", "W/2"))
 Y_OUT, UV_OUT = Port("y_out", "uint8", Y.shape), Port("uv_out", "uint8", UV.shape)

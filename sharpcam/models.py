@@ -16,7 +16,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from sharpcam.errors import ModelError, validation_line
-from sharpcam.manifest import NAME_PATTERN, Manifest, infer_manifest
+from sharpcam.graphs import infer_manifest
+from sharpcam.manifest import NAME_PATTERN, Manifest
 
 DEFAULT_NAME = "m"
 

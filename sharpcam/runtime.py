@@ -16,7 +16,8 @@ from typing import Any
 import onnxruntime as ort
 
 from sharpcam.errors import ConfigError, ModelError, ProviderUnavailable
-from sharpcam.manifest import Manifest, Port, complete
+from sharpcam.graphs import Port, complete
+from sharpcam.manifest import Manifest
 from sharpcam.models import Model
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from tiny_models import rgb_graph, write_model, write_yuv_model, yuv_graph
 
 import sharpcam.models
 from sharpcam.errors import ModelError
-from sharpcam.manifest import Layout, Port, infer_manifest, resolve_shape
+from sharpcam.graphs import Port, infer_manifest
+from sharpcam.manifest import Layout, resolve_shape
 from sharpcam.models import Model, find_model, find_models, read_manifest
 
 Folders = tuple[Path, Path]

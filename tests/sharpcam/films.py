@@ -33,20 +33,22 @@ def film(
     tone: str | None = None,
     start: int = 0,
     tags: dict[str, int] | None = None,
-    format: str | None = None,
+    aspect: Fraction | None = None,
 ) -> Path:
     """A film of flat grey frames with a brighter right half.
 
     `times` are pts in 1/1000 s, `start` is what is added to them, `tone` is an audio codec.
     """
     clock = Fraction(1, 1000) if times or start else Fraction(1, fps)
-    with av.open(str(path), "w", format=format) as container:
+    with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options={"crf": "8"} if codec == "libx264" else {})
         stream.width, stream.height = size
         stream.pix_fmt = pix_fmt
         stream.codec_context.time_base = clock
         for name, value in (tags or {}).items():
             setattr(stream.codec_context, name, value)
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = aspect
         if rotation:
             stream.set_display_rotation(rotation)
         sound = container.add_stream(tone, rate=48000) if tone else None

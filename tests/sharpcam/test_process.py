@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from fractions import Fraction
 
 import av
 import cv2
@@ -378,9 +379,24 @@ def test_a_pause_in_a_film_stays_one(tmp_path, fake):
     times = [0, 40, 80, 880, 920]
     path = film(tmp_path / "a.mkv", 5, times=times)
     job(path, tmp_path / "b.mkv", fake)
-    with av.open(str(tmp_path / "b.mkv")) as container:
-        seen = [frame.time for frame in container.decode(video=0)]
-    assert seen == pytest.approx([t / 1000 for t in times], abs=0.12)
+    job(path, tmp_path / "c.mkv", Fake(), compare=True)
+    for name in ("b.mkv", "c.mkv"):
+        with av.open(str(tmp_path / name)) as container:
+            seen = [frame.time for frame in container.decode(video=0)]
+        assert seen == pytest.approx([t / 1000 for t in times], abs=0.12)
+
+
+def test_wide_pixels_stay_wide_and_turn_with_the_picture(tmp_path, fake):
+    job(film(tmp_path / "a.mp4", 3, aspect=Fraction(16, 15)), tmp_path / "b.mp4", fake)
+    assert MediaSource(tmp_path / "b.mp4").pixel_aspect == Fraction(16, 15)
+    job(film(tmp_path / "c.mp4", 3, aspect=Fraction(16, 15), rotation=90), tmp_path / "d.mp4", Fake())
+    assert MediaSource(tmp_path / "d.mp4").pixel_aspect == Fraction(15, 16)
+
+
+def test_strength_reaches_the_engine_for_videos_too(tmp_path, fake):
+    job(film(tmp_path / "a.mkv", 3), tmp_path / "b.mkv", fake, strength=0.0)
+    assert fake.strength == 0.0
+    assert [n for n, _ in read_all(MediaSource(tmp_path / "b.mkv"))] == [0, 1, 2]
 
 
 def test_turned_and_odd_films_come_out_upright_and_even(tmp_path, fake):

@@ -23,6 +23,7 @@ from sharpcam.pipeline import Pipeline
 from sharpcam.wiring import load_engine, open_sink, open_source, reopener
 
 _PLAIN_EVERY_S = 10.0
+_LIVE_EVERY_S = 0.25
 
 
 def run_run(
@@ -130,7 +131,7 @@ class _Status:
     def __init__(self, pipeline: Pipeline, engine: Engine) -> None:
         self._pipeline, self._engine = pipeline, engine
         self._live: Any = None
-        self._next = time.monotonic() + _PLAIN_EVERY_S
+        self._next = time.monotonic() + (0 if sys.stderr.isatty() else _PLAIN_EVERY_S)
 
     def __enter__(self) -> None:
         if sys.stderr.isatty():
@@ -145,10 +146,12 @@ class _Status:
             self._live.stop()
 
     def tick(self) -> None:
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + (_LIVE_EVERY_S if self._live else _PLAIN_EVERY_S)
         if self._live:
             self._live.update(self.line(), refresh=True)
-        elif time.monotonic() >= self._next:
-            self._next += _PLAIN_EVERY_S
+        else:
             print(self.line(), file=sys.stderr, flush=True)
 
     def line(self) -> str:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -19,6 +21,7 @@ from typer.testing import CliRunner
 import sharpcam.cli.run
 from sharpcam import __version__
 from sharpcam.cli import app
+from sharpcam.config import load_config
 from sharpcam.engine import Engine
 from sharpcam.errors import DeviceBusy, MediaError
 from sharpcam.frame import Color, Frame
@@ -399,6 +402,25 @@ def test_plain_status_lines(monkeypatch: pytest.MonkeyPatch, model: tuple[object
     assert 1 <= len(lines) <= 6
     assert "dropped" in lines[-1]
     assert "tiny on cpu" in lines[-1]
+
+
+def test_live_status_on_a_terminal(
+    camera: Camera, monkeypatch: pytest.MonkeyPatch, yuv_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    camera.script[20] = lambda: logging.getLogger("sharpcam.x").warning("something happened")
+    config = load_config(flags={"model.name": str(yuv_model), "model.provider": "cpu"}, env={})
+    assert sharpcam.cli.run.run_run(config, duration=0.6) == 0
+    shown = screen.getvalue()
+    assert " fps" in shown
+    assert "tiny on cpu" in shown
+    assert "\x1b[?25h" in shown  # the cursor is shown again
+    assert "ended: duration" in capsys.readouterr().out
 
 
 # Models

@@ -7,6 +7,7 @@ numbers, so lost frames are not seen; and it blocks, or spins, while a camera ha
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import mmap
@@ -32,6 +33,7 @@ BUFFERS = 4  # one fills, one waits, one is being copied, one spare
 _BROKEN = 0x40  # V4L2_BUF_FLAG_ERROR
 _CLOCK, _MONOTONIC = 0xE000, 0x2000
 _MAX_AGE_NS = 2_000_000_000
+_PAUSE = 0.005
 
 
 class V4l2Stream:
@@ -147,6 +149,8 @@ class V4l2Stream:
                     ) from None
             if grab or left < 0:
                 return grab
+            if not any(events & select.POLLIN for _, events in ready):
+                time.sleep(_PAUSE)  # an error that the driver does not explain must not become a busy loop
 
     def _newest(self) -> Grab | None:
         """Takes every full buffer, copies the newest good one out, gives all of them back."""
@@ -159,7 +163,7 @@ class V4l2Stream:
                 break
             full.append(raw)
         # with no buffer left the driver has thrown newer pictures away: what lies here is old, wait for fresh
-        stale = len(full) == len(self._maps)
+        stale = len(full) == len(self._maps) > 2
         grab = None
         for raw in reversed(full):
             if grab is None and not stale and not raw.flags & _BROKEN and raw.bytesused:
@@ -216,14 +220,15 @@ class V4l2Stream:
             self._wake = -1
 
     def _free(self) -> None:
-        try:
+        # every step for itself: after an unplug the first ones fail, and the memory has to go all the same
+        with contextlib.suppress(OSError):
             self._node.stream_off(CAPTURE)
-            for memory in self._maps:
+        for memory in self._maps:
+            with contextlib.suppress(BufferError):
                 memory.close()
-            self._node.ioctl(abi.REQBUFS, abi.RequestBuffers(type=CAPTURE, memory=v4l2.MMAP))
-        except OSError:
-            pass  # gone already
         self._maps.clear()
+        with contextlib.suppress(OSError):
+            self._node.ioctl(abi.REQBUFS, abi.RequestBuffers(type=CAPTURE, memory=v4l2.MMAP))
 
 
 def _buffer(index: int) -> abi.Buffer:

@@ -318,6 +318,8 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_one_writer_at_a_time_and_its_pid_is_told(runtime: Path) -> None:
     assert holding.writer("/dev/video10") is None
+    runtime.mkdir(0o700)
+    (runtime / "video10.lock").write_text("98765432109876543210")  # of a process long dead
     lock = holding.WriterLock("/dev/video10")
     assert holding.writer("/dev/video10") == os.getpid()
     assert holding.writer("/dev/video11") is None
@@ -328,7 +330,6 @@ def test_one_writer_at_a_time_and_its_pid_is_told(runtime: Path) -> None:
     lock.release()
     assert holding.writer("/dev/video10") is None
     holding.WriterLock("/dev/video10").release()
-    assert runtime.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_lock_dies_with_its_process(runtime: Path) -> None:
@@ -342,6 +343,11 @@ def test_a_lock_dies_with_its_process(runtime: Path) -> None:
         other.kill()
     assert holding.writer("/dev/video10") is None
     holding.WriterLock("/dev/video10").release()
+
+
+def test_the_lock_folder_is_for_nobody_else(runtime: Path) -> None:
+    holding.WriterLock("/dev/video10").release()
+    assert runtime.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_lock_folder_that_is_a_link_is_refused(runtime: Path, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ class ClipTask(Task):
         super().__init__()
         self.student = build(recipe.network)
         self.steps, self.seed = recipe.train.steps, recipe.train.seed
-        self.share = recipe.data.taught
+        self.share, self.frames = recipe.data.taught, recipe.data.frames
         self.quantize_from, self.quantized = recipe.train.quantize_from, False
         taught = {name: weight for name, weight in recipe.loss.items() if "teacher" in LOSSES[name].takes}
         self.loss = WeightedLoss({k: w for k, w in recipe.loss.items() if k not in taught})
@@ -128,8 +128,11 @@ class ClipTask(Task):
         soft, sharp = batch
         self.quantized = step >= self.quantize_from * self.steps
         self._quantize()
-        # neighbouring frames are nearly the same lesson: the recursion runs through all, the losses see a few
+        # clips may be longer than this recipe looks at; and neighbouring frames are nearly the same lesson, so
+        # the recursion runs through all, and the losses see a few
         rng = np.random.default_rng((self.seed, step))
+        start = int(rng.integers(max(1, soft.shape[1] - self.frames + 1)))
+        soft, sharp = (c[:, start : start + self.frames] for c in (soft, sharp))
         first = int(rng.integers(max(1, soft.shape[1] - KEPT + 1)))
         keep = slice(first, first + KEPT)
         y, uv = planes(soft)

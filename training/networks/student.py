@@ -21,9 +21,8 @@ learned gate per pixel in place of its learned transform). The second half sharp
 Strength multiplies everything that is added to x, so strength 0 is the input bit for bit.
 
 Planes are unshuffled (Shi et al., 2016) so that convolutions have the 32 channels at which int8 kernels are
-fast: by 4 for the sharpener (16 of luma + 8 of chroma), by 8 for the gate, which needs no detail (64 + 32). A
-grid of 8 for the sharpener would run 20 % faster still, but each of its 64 pixel phases has to be learnt on
-its own: at equal cost it learnt slower and ended lower (training/EXPERIMENTS.md).
+fast: by 4 for the sharpener (16 of luma + 8 of chroma), by 8 for the gate, which needs no detail (64 + 32). What
+else was tried, and how it went, is in training/EXPERIMENTS.md.
 
 Numbers are grey levels: planes go in as 0..255 and come out so. 3 x 3 convolutions are trained with a parallel
 1 x 1 and an identity branch and folded into one (RepVGG, Ding et al., CVPR 2021). ReLU is the only
@@ -32,7 +31,6 @@ nonlinearity and nothing is normalised, so that each convolution is one QLinearC
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 
 import torch
@@ -174,8 +172,8 @@ class Student(nn.Module):
     """See the module's docstring for the picture.
 
     forward(y, uv, state, strength): y (N, 1, H, W), uv (N, 2, H/2, W/2) float grey levels 0..255 with H and W
-    multiples of 8; state, the calmed planes (y, uv) of the frame before, or None at the start (zeros, as in the
-    exported graph). Returns the planes out and the new state.
+    multiples of 8; state, the calmed planes (y, uv) of the frame before, or None at the start, where the frame
+    itself stands in (so that nothing is mixed in). Returns the planes out and the new state.
     """
 
     def __init__(self, config: StudentConfig | None = None) -> None:
@@ -192,39 +190,8 @@ class Student(nn.Module):
         self.head = RepConv(n, c)
         self.body = nn.ModuleList(RepConv(c, c) for _ in range(self.config.depth))
         self.tail = Conv(c, n, 3, padding=1)
-        self._start_as_unsharp_mask()
-
-    @torch.no_grad()
-    def _start_as_unsharp_mask(self, sigma: float = 1.2, amount: float = 0.5) -> None:
-        """Makes the untrained network a mild linear unsharp mask of the luma plane.
-
-        On a grid a random start has first to find out which channel is which pixel, and spends thousands of
-        steps on it. Here the head passes the planes on (lifted by 1, so that ReLU lets all of it through), the
-        body is the identity, and the last convolution is the pixel filter amount * (1 - Gaussian) written for
-        blocks; noise on top breaks the symmetry.
-        """
-        grid = self.config.grid
-        n, luma = min(self.config.channels, grid_channels(grid)), min(self.config.channels, grid * grid)
-        assert self.head.conv.bias is not None
-        self.head.conv.weight[:n] *= 0.1
-        for i in range(n):
-            self.head.conv.weight[i, i, 1, 1] += 1
-        self.head.conv.bias[:n] = 1
-        for conv in self.body:
-            conv.conv.weight.mul_(0.3)  # type: ignore[union-attr, operator]
-        self.tail.weight.zero_()
-        self.tail.bias.zero_()  # type: ignore[union-attr]
-        position = torch.arange(grid, dtype=torch.float32)
-        norm = sum(math.exp(-0.5 * (i / sigma) ** 2) for i in range(-24, 25)) ** 2
-        for by in range(3):
-            for bx in range(3):
-                # distance from the source pixel (column) to the output pixel (row), along one axis
-                dy = (by - 1) * grid + position[None, :] - position[:, None]
-                dx = (bx - 1) * grid + position[None, :] - position[:, None]
-                gy, gx = torch.exp(-0.5 * (dy / sigma) ** 2), torch.exp(-0.5 * (dx / sigma) ** 2)
-                self.tail.weight[: grid * grid, :luma, by, bx] = -amount / norm * torch.kron(gy, gx)[:, :luma]
-        for i in range(luma):
-            self.tail.weight[i, i, 1, 1] += amount
+        nn.init.zeros_(self.tail.weight)
+        nn.init.zeros_(self.tail.bias)  # type: ignore[arg-type]
 
     def fuse(self, x: Planes, state: Planes) -> Planes:
         """The recursive filter: planes and state -> correction g * d, planes of the same shapes."""
@@ -248,7 +215,7 @@ class Student(nn.Module):
         if not self.config.temporal:
             r = self.sharpen((y, uv))
             return y + strength * r[0], uv + strength * r[1], (y, uv)
-        c = self.fuse((y, uv), state or (torch.zeros_like(y), torch.zeros_like(uv)))
+        c = self.fuse((y, uv), state or (y, uv))
         f = calmed(y, c[0]), calmed(uv, c[1])
         r = self.sharpen(f)
         return y + strength * (c[0] + r[0]), uv + strength * (c[1] + r[1]), f
@@ -261,7 +228,7 @@ class Student(nn.Module):
         n, t = y.shape[:2]
         y0, uv0 = y[:, keep].flatten(0, 1), uv[:, keep].flatten(0, 1)
         if self.config.temporal:
-            state: Planes = (torch.zeros_like(y[:, 0]), torch.zeros_like(uv[:, 0]))
+            state: Planes = (y[:, 0], uv[:, 0])
             corrections: list[Planes] = []
             for i in range(t):
                 c = self.fuse((y[:, i], uv[:, i]), state)

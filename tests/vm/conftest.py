@@ -1,8 +1,8 @@
 """Where there are real V4L2 devices: in the V4L2 VM, or on this very machine.
 
 `SHARPCAM_V4L2VM` names the VM's starter; without it one beside the project is taken. On a machine that has a
-camera and a v4l2loopback device labelled SharpCam of its own, `SHARPCAM_VM_HOST=1` uses those instead, and
-what needs the VM's emulated camera is skipped.
+camera and v4l2loopback as /dev/video10 of its own, `SHARPCAM_VM_HOST=1` uses those instead, for the scenarios
+that a test module names in ON_HOST: the others load and unload modules.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def find_rig() -> Rig | str:
     starter = Path(named) if named else ROOT.parent / "shared" / "v4l2-vm" / "v4l2vm"
     if not starter.is_file():
         return f"no V4L2 VM at {starter}; set SHARPCAM_V4L2VM, or SHARPCAM_VM_HOST=1 where there is a camera"
-    launcher = [str(starter), "run", "--mem", "4G", "--timeout", "110", "--cwd", str(ROOT), "--"]
+    more = os.environ.get("SHARPCAM_V4L2VM_ARGS", "").split()  # such as --suite trixie
+    launcher = [str(starter), "run", "--mem", "4G", "--timeout", "110", "--cwd", str(ROOT), *more, "--"]
     try:
         probe = subprocess.run([*launcher, "true"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -88,13 +89,11 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Rig:
 @pytest.fixture(scope="module")
 def answer(rig: Rig, request: pytest.FixtureRequest) -> Callable[[str], Any]:
     """Gives a scenario's answer; all SCENARIOS of the module run in one go when the first is asked for."""
-    needs_emulator = getattr(request.module, "NEEDS_EMULATOR", ())
-    wanted = [s for s in request.module.SCENARIOS if rig.emulator or s not in needs_emulator]
-    answers = rig.run(*wanted)
+    answers = rig.run(*(request.module.SCENARIOS if rig.emulator else request.module.ON_HOST))
 
     def get(name: str) -> Any:
         if name not in answers:
-            pytest.skip("needs the VM's emulated USB camera")
+            pytest.skip("needs the V4L2 VM: not on this machine's own devices")
         found = answers[name]
         if isinstance(found, dict) and "failure" in found:
             pytest.fail(f"{name}: {found['failure']}", pytrace=False)

@@ -111,6 +111,14 @@ def next_frame(source: CameraSource, skip: int = 0, timeout: float = 3.0) -> Fra
 # -- cameras
 
 
+def any_camera() -> dict[str, Any]:
+    source = CameraSource(None, SIZE, 30)
+    try:
+        return watch(source, 1.0)
+    finally:
+        source.close()
+
+
 def vivid() -> dict[str, Any]:
     """The kernel's test camera, raw only."""
     started = time.monotonic()

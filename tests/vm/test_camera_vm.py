@@ -8,10 +8,20 @@ from typing import Any
 import pytest
 from chart import off_by
 
-SCENARIOS = ("vivid", "vivid_other_size", "vivid_colors", "usb_mjpeg", "usb_yuyv", "usb_troubles", "refusals")
-NEEDS_EMULATOR = ("usb_mjpeg", "usb_yuyv", "usb_troubles")
+SCENARIOS = (
+    *("any_camera", "vivid", "vivid_other_size", "vivid_colors"),
+    *("usb_mjpeg", "usb_yuyv", "usb_troubles", "refusals"),
+)
+ON_HOST = ("any_camera",)
 
 Answer = Callable[[str], Any]
+
+
+def test_the_first_camera_is_taken_without_a_name(answer: Answer) -> None:
+    seen = answer("any_camera")
+    assert seen["frames"] > 10
+    assert seen["rising"]
+    assert seen["median_age_ms"] < 100
 
 
 def test_raw_camera_streams_at_its_rate(answer: Answer) -> None:

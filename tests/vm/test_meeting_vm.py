@@ -10,7 +10,7 @@ import pytest
 from chart import off_by
 
 SCENARIOS = ("meeting", "end_to_end")
-NEEDS_EMULATOR = SCENARIOS
+ON_HOST = ()
 
 Answer = Callable[[str], Any]
 pytestmark = pytest.mark.skipif(browser.chromium() is None, reason="Chromium is not installed")

@@ -7,7 +7,8 @@ from typing import Any
 
 from chart import off_by
 
-SCENARIOS = ("ffmpeg_view", "kept_format", "second_writer", "client_usage", "listing", "choice")
+ON_HOST = ("ffmpeg_view", "kept_format", "second_writer", "client_usage")
+SCENARIOS = (*ON_HOST, "listing", "choice")
 
 Answer = Callable[[str], Any]
 

@@ -351,6 +351,11 @@ def test_manifest_that_does_not_fit_its_graph(tmp_path: Path) -> None:
         ("no-strength", {"strength_input": False}, None),
         ("no-state", {"strength_input": True}, ""),
         ("other-state", {"strength_input": True}, '[[state]]\ninput="h"\noutput="h_out"\nshape=[1]\n'),
+        (
+            "half-state",
+            {"strength_input": True},
+            '[[state]]\ninput="state"\noutput="state_out"\nshape=[1,48,"H/8","W/8"]\n',
+        ),
         ("rgb", {"layout": "rgb", "strength_input": True}, None),
     ):
         folder = write_yuv_model(tmp_path / name, **fields)

@@ -16,6 +16,7 @@ from sharpcam.engine import Engine
 from sharpcam.errors import DeviceLost, DeviceNotFound, FormatMismatch, MediaError, ModelError
 from sharpcam.frame import Color, Frame
 from sharpcam.mailbox import Mailbox, MailboxClosed
+from sharpcam.pace import Pace
 from sharpcam.pipeline import Pipeline
 from sharpcam.placeholder import text_frame
 from sharpcam.sources import Source
@@ -425,6 +426,31 @@ def test_no_repeat_while_frames_come_in_time() -> None:
     end_of(pipeline)
     assert pipeline.telemetry["repeated"] == 0
     assert pipeline.telemetry["placeholders"] == 1
+
+
+def test_every_delivery_sets_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    class Spy(Pace):
+        def sent_new(self, now: float) -> None:
+            told.append("new")
+            super().sent_new(now)
+
+        def sent_again(self, now: float) -> None:
+            told.append("again")
+            super().sent_again(now)
+
+    monkeypatch.setattr(sharpcam.pipeline, "Pace", Spy)
+    source, sink = FakeSource(1), FakeSink(live=True, fps=100)
+    pipeline = Pipeline(source, FakeEngine(), sink)
+    pipeline.start()
+    until(lambda: told.count("again") >= 2)
+    source.give(2)
+    until(lambda: told.count("new") == 2)
+    end_of(pipeline)
+    report = pipeline.telemetry.report()
+    assert told.count("new") == report["frames_out"]
+    assert told.count("again") == len(sink.sent) - 1 - report["frames_out"]  # the first one starts the clock
 
 
 # What goes wrong

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,8 @@ from sharpcam.geometry import from_rgb, yuv_to_rgb_matrix
 U8 = NDArray[np.uint8]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+# OpenCV 5 has moved it; both give the level before
+_set_log_level: Callable[[int], int] = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
 _LEAST_SIDE = 16  # networks look at blocks of pixels; smaller pictures are continued at their edges
 
 
@@ -115,14 +118,13 @@ def beside(before: U8, after: U8, divider: int = 4) -> U8:
 
 
 def _decoded(codes: U8, flags: int) -> NDArray[Any] | None:
-    logging = cv2.utils.logging
-    level = logging.setLogLevel(logging.LOG_LEVEL_SILENT)  # what is wrong with a file we say ourselves
+    level = _set_log_level(0)  # what is wrong with a file we say ourselves
     try:
         return cv2.imdecode(codes, flags) if codes.size else None
     except cv2.error:  # sizes beyond its limits
         return None
     finally:
-        logging.setLogLevel(level)
+        _set_log_level(level)
 
 
 def _is_cut_short(data: bytes) -> bool:

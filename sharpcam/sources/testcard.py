@@ -69,6 +69,7 @@ class TestCard:
         self._defocus(self._soft_room.planes)
         self._noise = _noise_tiles(size, softness, seed)
         self._moving = self._moving_rect()
+        self._scratch = Frame(*size, self.color)
         self._cache: dict[int, Planes] = {}
         self._cached = 0
 
@@ -108,7 +109,7 @@ class TestCard:
         if key in self._cache:
             return self._cache[key]
         left, top, right, bottom = self._moving
-        whole = Frame(*self.size, self.color)
+        whole = self._scratch
         planes = _parts(whole.planes, self._moving)
         for plane, part in zip(planes, _parts(self._room.planes, self._moving), strict=True):
             np.copyto(plane, part)

@@ -54,6 +54,7 @@ def _place(frame: Frame) -> tuple[int, int, int]:
         side -= 2
     if _BITS * side > frame.width or side > frame.height:
         raise FormatMismatch(
-            f"a {frame.width}x{frame.height} frame is too small for the pixel clock", "use 256 pixels a row or more"
+            f"a {frame.width}x{frame.height} frame is too small for the pixel clock",
+            "use 256 pixels a row or more",
         )
     return frame.height - side, (frame.width - _BITS * side) // 2 // 2 * 2, side

@@ -151,7 +151,9 @@ class TestCard:
 
     def _torso_pose(self, turn: float) -> Pose:
         a = 2 * np.pi * turn
-        return Pose(self._middle - 10 + 1.9 * np.sin(a - 0.3), 296 + 1.1 * np.sin(2 * a + 0.6), 0, 1.1, (0, 450))
+        return Pose(
+            self._middle - 10 + 1.9 * np.sin(a - 0.3), 296 + 1.1 * np.sin(2 * a + 0.6), 0, 1.1, (0, 450)
+        )
 
     def _moving_rect(self) -> Rect:
         """All that head and torso touch during a loop, and the blur around it."""
@@ -175,7 +177,9 @@ class TestCard:
         rate = 2 * np.pi * 1.9
         angle = 4 + 11 * up * np.sin(rate * seconds)
         pose = Pose(self._middle + 292, 452 + 520 * (1 - up), angle, 1.0, (10, 330))
-        speed = np.deg2rad(11 * up * rate * np.cos(rate * seconds)) * 330 * self._scale  # of the palm, pixels a second
+        speed = (
+            np.deg2rad(11 * up * rate * np.cos(rate * seconds)) * 330 * self._scale
+        )  # of the palm, pixels a second
         smear = abs(speed) * 0.5 / self.fps * min(1.0, self.softness) if soft else 0.0
         self._hand.lay(planes, pose, self._scale, smear, self._blur if soft else 0.0)
 

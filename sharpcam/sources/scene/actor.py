@@ -100,12 +100,16 @@ class Sprite:
         for plane, colours in ((planes[1], u), (planes[2], v)):
             _over(plane[top // 2 : bottom // 2, left // 2 : right // 2], colours, cover)
 
-    def _from_pixels(self, pose: Pose, scale: float, fine: float, corner: tuple[int, int]) -> NDArray[np.float64]:
+    def _from_pixels(
+        self, pose: Pose, scale: float, fine: float, corner: tuple[int, int]
+    ) -> NDArray[np.float64]:
         """The affine map (2, 3) from pixels of the part that starts at `corner` to pixels of the sprite."""
         to_units = np.array(
             [[1 / scale, 0, (corner[0] + 0.5) / scale], [0, 1 / scale, (corner[1] + 0.5) / scale], [0, 0, 1]]
         )
-        to_sprite = np.array([[fine, 0, -self.box[0] * fine - 0.5], [0, fine, -self.box[1] * fine - 0.5], [0, 0, 1]])
+        to_sprite = np.array(
+            [[fine, 0, -self.box[0] * fine - 0.5], [0, fine, -self.box[1] * fine - 0.5], [0, 0, 1]]
+        )
         return np.asarray((to_sprite @ np.linalg.inv(pose.matrix()) @ to_units)[:2])
 
 

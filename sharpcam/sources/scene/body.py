@@ -34,11 +34,15 @@ def _neck(neck: Canvas, rng: np.random.Generator) -> None:
     away = np.abs(x)
     half = spline([(-54, 100), (-56, 170), (-66, 214), (-112, 250), (-90, 284)], 8)
     height = 60 * np.sqrt(np.clip(1 - (away / 70) ** 2.2, 0, 1)) + _ZERO * y
-    height += 9 * bell(away - 8 - 0.30 * np.maximum(232 - y, 0), 10) * smooth(120, 200, y) * smooth(2, 14, away)
+    height += (
+        9 * bell(away - 8 - 0.30 * np.maximum(232 - y, 0), 10) * smooth(120, 200, y) * smooth(2, 14, away)
+    )
     height -= 7 * bell(x, 14) * bell(y - 236, 12)
     light, gloss = lit(cast(Field, cv2.GaussianBlur(height, (0, 0), 2 * neck.scale)), neck.scale)
     of_chin = 1 - 0.5 * (1 - smooth(150, 226, y + 0.0022 * x**2))
-    skin = SKIN * np.array([0.98, 0.93, 0.92], np.float32) * light * of_chin[..., None] + (gloss * 12)[..., None]
+    skin = (
+        SKIN * np.array([0.98, 0.93, 0.92], np.float32) * light * of_chin[..., None] + (gloss * 12)[..., None]
+    )
     skin *= (1 + 0.014 * noise(rng, height.shape, 0.5 * neck.scale))[..., None]
     neck.lay(skin, neck.mask(np.vstack([half, half[::-1] * (-1, 1)])))
 
@@ -52,11 +56,16 @@ def _shirt(shirt: Canvas, rng: np.random.Generator) -> None:
     white, blue = np.array([240, 240, 238], np.float32), np.array([116, 150, 196], np.float32)
 
     def cloth(angle: float) -> Field:
-        across = (x + 0.5 * folds) * np.float32(np.cos(np.deg2rad(angle))) + y * np.float32(np.sin(np.deg2rad(angle)))
+        across = (x + 0.5 * folds) * np.float32(np.cos(np.deg2rad(angle))) + y * np.float32(
+            np.sin(np.deg2rad(angle))
+        )
         stripe = smooth(-0.2, 0.2, np.sin(across * np.float32(2 * np.pi / 5.2)))
         return cast(Field, (white + (blue - white) * stripe[..., None]) * light * weave[..., None])
 
-    shirt.lay(cloth(0), shirt.mask([(-104, 236), (-40, 250), (0, 266), (40, 250), (104, 236), (104, 460), (-104, 460)]))
+    shirt.lay(
+        cloth(0),
+        shirt.mask([(-104, 236), (-40, 250), (0, 266), (40, 250), (104, 236), (104, 460), (-104, 460)]),
+    )
     shirt.soft_line([(-7.0, 268), (-9, 460)], (70, 80, 100), 1.6, 0.8, 0.6)
     for k in range(4):
         cx, cy = 1.0, 296 + 48.0 * k
@@ -66,7 +75,10 @@ def _shirt(shirt: Canvas, rng: np.random.Generator) -> None:
         for hole in ((-1.3, -1.3), (1.3, -1.3), (-1.3, 1.3), (1.3, 1.3)):
             shirt.ellipse((cx + hole[0], cy + hole[1]), (0.7, 0.7), (76, 72, 72))
     for side in (-1, 1):
-        flap = np.array([(60, 210), (30, 244), (3, 264), (34, 306), (92, 250), (76, 222)], np.float64) * (side, 1)
+        flap = np.array([(60, 210), (30, 244), (3, 264), (34, 306), (92, 250), (76, 222)], np.float64) * (
+            side,
+            1,
+        )
         shirt.soft_line(np.add(flap[2:5], (-2, 5)), (46, 52, 66), 5, 3, 0.6)
         shirt.lay(cloth(-38 * side) * np.float32(1.04), shirt.mask(flap))
         shirt.line(flap[2:5], (204, 208, 214), 0.5)
@@ -100,7 +112,9 @@ def _cardigan(knit: Canvas, rng: np.random.Generator, side: int) -> None:
         root = outer[int(rng.integers(4, len(outer)))] + rng.normal(0, 4, 2) * (1, 0.2)
         nearest = outer[np.argmin(np.abs(outer[:, 0] - root[0]))]
         tip = nearest + np.array([side * rng.uniform(-0.6, 1.2), -1.0]) * rng.uniform(0.4, 1.8)
-        knit.line([nearest + rng.normal(0, 0.6, 2), tip + rng.normal(0, 0.6, 2)], _WOOL * rng.uniform(0.6, 1.0), 0.4)
+        knit.line(
+            [nearest + rng.normal(0, 0.6, 2), tip + rng.normal(0, 0.6, 2)], _WOOL * rng.uniform(0.6, 1.0), 0.4
+        )
 
 
 def _stitches(across: Field, down: Field) -> Field:
@@ -135,7 +149,11 @@ def draw_hand(scale: float, seed: int) -> U8:
     hand = Canvas.clear(HAND_BOX, scale, SKIN * 0.7)
     x, y = hand.grid()
     height, outside = _stick(x, y, (0, 40), (3, 140), 30, 29)
-    palm = [((-24, -12), (-13, 40), 24.0, 28.0), ((0, -16), (0, 40), 26.0, 30.0), ((23, -10), (14, 42), 23.0, 26.0)]
+    palm = [
+        ((-24, -12), (-13, 40), 24.0, 28.0),
+        ((0, -16), (0, 40), 26.0, 30.0),
+        ((23, -10), (14, 42), 23.0, 26.0),
+    ]
     for a, b, r0, r1 in palm:
         z, gap = _stick(x, y, a, b, r0, r1)
         height, outside = np.maximum(height, 0.8 * z), np.minimum(outside, gap)
@@ -157,14 +175,19 @@ def draw_hand(scale: float, seed: int) -> U8:
         ),
         np.zeros_like(height),
     )
-    skin = SKIN * (1 - flush[..., None] * np.array([0.01, 0.07, 0.07], np.float32)) * light + (gloss * 20)[..., None]
+    skin = (
+        SKIN * (1 - flush[..., None] * np.array([0.01, 0.07, 0.07], np.float32)) * light
+        + (gloss * 20)[..., None]
+    )
     skin *= (1 + 0.014 * noise(rng, height.shape, 0.5 * scale))[..., None]
     hand.lay(skin, np.clip(0.5 - outside * scale, 0, 1))
     for points in _LINES:
         hand.soft_line(spline(points, 8), (164, 98, 84), 1.2, 0.6, 0.6)
     for bx, by, angle, length, r0, _ in _FINGERS:
         for part in (0.28, 0.55, 0.77):
-            crease = turned([(-r0 * 0.7, -length * part), (0, -length * part - 1.4), (r0 * 0.7, -length * part)], angle)
+            crease = turned(
+                [(-r0 * 0.7, -length * part), (0, -length * part - 1.4), (r0 * 0.7, -length * part)], angle
+            )
             hand.soft_line(spline(np.add(crease, (bx, by)), 6), (164, 100, 86), 0.9, 0.5, 0.6)
     _sleeve(hand.part(-60, 95, 90, 300), rng)
     return hand.pixels

@@ -43,7 +43,9 @@ class Canvas:
         """The canvas of a box inside this one: a view, cut where this one ends."""
         rows, cols = self.pixels.shape[:2]
         x0, y0 = (min(max(round(v), 0), n) for v, n in zip(self._pixel(left, top), (cols, rows), strict=True))
-        x1, y1 = (min(max(round(v), 0), n) for v, n in zip(self._pixel(right, bottom), (cols, rows), strict=True))
+        x1, y1 = (
+            min(max(round(v), 0), n) for v, n in zip(self._pixel(right, bottom), (cols, rows), strict=True)
+        )
         origin = self.origin[0] + x0 / self.scale, self.origin[1] + y0 / self.scale
         return Canvas(self.pixels[y0:y1, x0:x1], self.scale, origin)
 

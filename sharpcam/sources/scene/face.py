@@ -19,13 +19,24 @@ OPENINGS = (1.0, 0.45, 0.0)
 SKIN = np.array([238, 190, 163], np.float32)
 HAIR = np.array([74, 48, 36], np.float32)
 
-_RIGHT = [(0, -152), (58, -138), (94, -108), (109, -60), (111, -10), (107, 30), (98, 70), (83, 106), (64, 134)]
+_RIGHT = [
+    (0, -152),
+    (58, -138),
+    (94, -108),
+    (109, -60),
+    (111, -10),
+    (107, 30),
+    (98, 70),
+    (83, 106),
+    (64, 134),
+]
 _RIGHT += [(42, 153), (20, 163), (0, 166)]
 _OUTLINE = spline([*_RIGHT, *((-x, y) for x, y in _RIGHT[-2:0:-1])], 8, closed=True)
 # centre x and y, width and height, amount, all in units; mirrored where x is not 0
 _BUMPS = [
     (0, -30, 11, 20, 8), (0, 6, 10, 24, 16), (0, 38, 13, 13, 20), (14, 46, 8, 7, 8), (0, -62, 44, 20, 5),
-    (0, -42, 17, 14, 6), (40, -41, 30, 9, 5), (42, -14, 27, 17, -13), (41, -12, 17, 12, 10), (60, 26, 30, 22, 11),
+    (0, -42, 17, 14, 6), (40, -41, 30, 9, 5), (42, -14, 27, 17, -13), (41, -12, 17, 12, 10),
+    (60, 26, 30, 22, 11),
     (0, 80, 20, 6, 6), (10, 79, 11, 5, 2), (0, 100, 20, 8, 9), (0, 88, 27, 3, -6), (31, 84, 6, 6, -5),
     (42, 74, 10, 14, 4), (0, 69, 4, 9, -3), (0, 115, 22, 7, -5), (0, 140, 24, 15, 11), (84, -60, 20, 30, -4),
 ]  # fmt: skip
@@ -57,7 +68,9 @@ def draw_face(head: Canvas, rng: np.random.Generator) -> None:
     skin *= light * ((1 - of_nose) * of_hair)[..., None]
     skin += (gloss * 26 * (1 - 0.4 * hollow))[..., None]
     skin = cast(Field, cv2.resize(skin, (cols, rows), interpolation=cv2.INTER_LINEAR))
-    pores = 0.014 * noise(rng, (rows, cols), 0.45 * head.scale) + 0.010 * noise(rng, (rows, cols), 2.2 * head.scale)
+    pores = 0.014 * noise(rng, (rows, cols), 0.45 * head.scale) + 0.010 * noise(
+        rng, (rows, cols), 2.2 * head.scale
+    )
     head.lay(skin * (1 + pores)[..., None], head.mask(_OUTLINE))
     for _ in range(130):  # freckles
         at = float(rng.normal(0, 44)), float(rng.normal(25, 13))
@@ -126,7 +139,11 @@ def _eye(face: Canvas, rng: np.random.Generator, side: int, opening: float) -> N
     else:
         near.soft_polygon(np.vstack([brow, lower[::-1]]), (176, 122, 102), 2, 0.35)
     near.soft_line(
-        spline(place([(-20, -2), (-12, -12.5), (1, -16.5), (14, -14), (24, -5)]), 10), (132, 80, 64), 1.5, 0.7, 0.6
+        spline(place([(-20, -2), (-12, -12.5), (1, -16.5), (14, -14), (24, -5)]), 10),
+        (132, 80, 64),
+        1.5,
+        0.7,
+        0.6,
     )
     near.soft_line(np.add(lower, (0, 1.2)), (168, 108, 94), 1.3, 0.7, 0.45)
     near.soft_line(spline(place([(-18, 13), (-6, 16), (8, 15), (20, 9)]), 8), (168, 114, 98), 1.5, 1.2, 0.35)
@@ -146,7 +163,11 @@ def _eye(face: Canvas, rng: np.random.Generator, side: int, opening: float) -> N
 
 
 def _eyeball(
-    ball: Canvas, rng: np.random.Generator, middle: int, upper: NDArray[np.float64], corner: NDArray[np.float64]
+    ball: Canvas,
+    rng: np.random.Generator,
+    middle: int,
+    upper: NDArray[np.float64],
+    corner: NDArray[np.float64],
 ) -> None:
     x, y = ball.grid()
     cx, cy = middle - 0.8, -11.5
@@ -162,7 +183,8 @@ def _eyeball(
         ball.line([ray * start + (cx, cy), ray * end + (cx, cy)], fibre * tone, 0.4)
     ball.ellipse((cx, cy), (4.2, 4.2), (12, 12, 14))
     ball.polygon(
-        [(cx + 1.8, cy - 6.4), (cx + 5.2, cy - 5.8), (cx + 4.8, cy - 2), (cx + 1.8, cy - 2.4)], (250, 252, 255)
+        [(cx + 1.8, cy - 6.4), (cx + 5.2, cy - 5.8), (cx + 4.8, cy - 2), (cx + 1.8, cy - 2.4)],
+        (250, 252, 255),
     )
     ball.ellipse((cx - 4, cy + 4), (1.2, 0.9), (158, 168, 172))
     ball.shade(1 - 0.45 * ball.stroke(upper, 5, 1.6))
@@ -189,10 +211,14 @@ def _glasses(face: Canvas) -> None:
     for side in (-1, 1):
         frame = np.add(lens, (side * 43, -7))
         near = face.around(frame, 10)
-        near.tint((120, 74, 60), near.stroke(np.add(frame, (-2.5, 4.5)), 2.6, 1.6, closed=True) * np.float32(0.42))
+        near.tint(
+            (120, 74, 60), near.stroke(np.add(frame, (-2.5, 4.5)), 2.6, 1.6, closed=True) * np.float32(0.42)
+        )
         x, y = near.grid()
         slope = x + 0.55 * y - side * 43
-        stripe = smooth(-24, -21, slope) * smooth(-9, -12, slope) + smooth(-6, -3, slope) * smooth(1, -2, slope)
+        stripe = smooth(-24, -21, slope) * smooth(-9, -12, slope) + smooth(-6, -3, slope) * smooth(
+            1, -2, slope
+        )
         near.tint((226, 236, 244), near.mask(frame) * (0.03 + 0.06 * stripe))
         face.line([(side * 77, -17), (side * 97, -21)], (52, 37, 32), 3)
         face.line(frame, (48, 34, 30), 2.3, closed=True)

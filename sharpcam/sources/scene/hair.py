@@ -13,7 +13,16 @@ _INNER = {
     1: [_PART, (28, -110), (78, -76), (99, -30), (105, 40), (99, 116), (94, 184), (106, 240)],
 }
 _OUTER = {
-    -1: [(-22, -170), (-78, -160), (-122, -118), (-143, -40), (-151, 48), (-157, 130), (-153, 196), (-132, 240)],
+    -1: [
+        (-22, -170),
+        (-78, -160),
+        (-122, -118),
+        (-143, -40),
+        (-151, 48),
+        (-157, 130),
+        (-153, 196),
+        (-132, 240),
+    ],
     1: [(-22, -170), (38, -171), (104, -139), (141, -56), (151, 40), (157, 126), (154, 196), (134, 240)],
 }
 _STEPS = 10  # points a segment
@@ -47,7 +56,9 @@ def draw_hair(head: Canvas, rng: np.random.Generator) -> None:
 
 def _strands(head: Canvas, rng: np.random.Generator, side: int, inner: np.ndarray, outer: np.ndarray) -> None:
     t = np.linspace(0, 1, len(inner))
-    clumps = [(rng.uniform(0, 1), rng.normal(0, 4), rng.uniform(0, 6.3), rng.uniform(6, 10)) for _ in range(44)]
+    clumps = [
+        (rng.uniform(0, 1), rng.normal(0, 4), rng.uniform(0, 6.3), rng.uniform(6, 10)) for _ in range(44)
+    ]
     strands = []
     for k in range(800):
         middle, bend, phase, rate = clumps[int(rng.integers(len(clumps)))]

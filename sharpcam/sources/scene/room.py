@@ -114,12 +114,16 @@ def _shelf(room: Canvas, rng: np.random.Generator, width: float) -> None:
     inside = room.part(-5, -5, width, 725)
     across, y = inside.grid()
     depth = np.minimum.reduce([np.where(y > t, y - np.float32(t), np.float32(999)) for t in tops])
-    inside.shade((0.38 + 0.62 * smooth(0, 70, depth)) * (0.72 + 0.3 * across / width))  # dark under each board
+    inside.shade(
+        (0.38 + 0.62 * smooth(0, 70, depth)) * (0.72 + 0.3 * across / width)
+    )  # dark under each board
     for edge in (0.0, width - 12):
         _board(room, rng, edge, -5, edge + 12, 725)
 
 
-def _board(room: Canvas, rng: np.random.Generator, left: float, top: float, right: float, bottom: float) -> None:
+def _board(
+    room: Canvas, rng: np.random.Generator, left: float, top: float, right: float, bottom: float
+) -> None:
     """Oak with its grain."""
     plank = room.part(left, top, right, bottom)
     wood = plank.pixels
@@ -128,7 +132,9 @@ def _board(room: Canvas, rng: np.random.Generator, left: float, top: float, righ
     along = 1 if wood.shape[1] > wood.shape[0] else 0
     small = [max(4, wood.shape[0] // 2), max(4, wood.shape[1] // 2)]
     small[along] = max(4, small[along] // 24)
-    grain = cv2.resize(rng.standard_normal(small, np.float32), wood.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    grain = cv2.resize(
+        rng.standard_normal(small, np.float32), wood.shape[1::-1], interpolation=cv2.INTER_CUBIC
+    )
     wood[...] = (168, 124, 84)
     plank.shade(1 + 0.07 * np.asarray(grain, np.float32))
     room.line([(left, top), (right, top)] if along else [(right, top), (right, bottom)], (204, 164, 120), 0.6)
@@ -180,7 +186,12 @@ def _poster(room: Canvas, left: float, top: float) -> None:
     """A framed print: star, zone plate, slanted square, gratings, and text down to the unreadable."""
     wide, high = 196.0, 286.0
     wall = room.part(left - 30, top - 30, left + wide + 30, top + high + 40)
-    shadow = [(left - 5, top), (left + wide + 3, top), (left + wide + 3, top + high + 11), (left - 5, top + high + 11)]
+    shadow = [
+        (left - 5, top),
+        (left + wide + 3, top),
+        (left + wide + 3, top + high + 11),
+        (left - 5, top + high + 11),
+    ]
     wall.shade(1 - 0.35 * wall.mask(shadow, 6))
     room.box(left - 6, top - 6, left + wide + 6, top + high + 6, (44, 40, 40))
     room.box(left - 5, top - 5, left + wide + 5, top - 4, (96, 90, 86))
@@ -208,7 +219,9 @@ def _poster(room: Canvas, left: float, top: float) -> None:
     for words, size in zip(lines, (10, 7.6, 6, 5, 4), strict=True):
         room.text(words, (left + 16, y), size, ink)
         y += size * 1.75
-    for k, colour in enumerate([(206, 62, 50), (226, 170, 58), (84, 140, 92), (54, 104, 160), (120, 72, 128)]):
+    for k, colour in enumerate(
+        [(206, 62, 50), (226, 170, 58), (84, 140, 92), (54, 104, 160), (120, 72, 128)]
+    ):
         room.box(left + 16 + k * 14, top + high - 16, left + 28 + k * 14, top + high - 8, colour)
     for k in range(6):
         grey = 20 + k * 42
@@ -235,7 +248,9 @@ def _plant(room: Canvas, rng: np.random.Generator, foot: tuple[float, float]) ->
         _frond(room, rng, (x + rng.uniform(-14, 14), y - 34), angle, length, depth)
     pot = room.part(x - 60, y - 60, x + 60, 720)
     px, py = pot.grid()
-    glaze = (0.5 + 0.5 * np.sqrt(np.clip(1 - ((px - x - 14) / 76) ** 2, 0, 1))) * (1 + 0.03 * np.sin(px * 1.1))
+    glaze = (0.5 + 0.5 * np.sqrt(np.clip(1 - ((px - x - 14) / 76) ** 2, 0, 1))) * (
+        1 + 0.03 * np.sin(px * 1.1)
+    )
     glaze = glaze * (1 - 0.35 * bell(py - (y - 40), 16))
     clay = np.array([204, 196, 184], np.float32) * glaze[..., None]
     pot.lay(clay, pot.mask([(x - 54, y - 40), (x + 54, y - 40), (x + 44, y + 70), (x - 44, y + 70)]))

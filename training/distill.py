@@ -2,54 +2,85 @@
 
     python -m training.distill --recipe sharpcam --data DIR --teacher-weights teacher.pt --out runs/sharpcam
 
-ends with `runs/sharpcam/NAME/` that holds model.onnx, model.toml and CARD.md: `sharpcam run --model` takes it.
-Clips are made while training; `--packed FILE` reads them from a file of `python -m training.data pack` instead.
+ends with `runs/sharpcam/NAME/`, which `sharpcam run --model` takes: model.onnx, model.toml and CARD.md. Clips
+are made while training; `--packed FILE` reads them from a file of `python -m training.data pack` instead.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import sys
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from sharpcam.errors import SharpCamError
+from sharpcam.manifest import NAME_PATTERN
+from training.checkpoint import TrainingError, load_average, origin, read_checkpoint
 from training.data import Clips, ClipSpec, DataError, scan
-from training.loop import Interrupted, TrainingError, read_checkpoint, train
-from training.networks.restormer import load_weights
+from training.loop import Interrupted, train
+from training.networks.student import Student
 from training.recipe import Network, Recipe, RecipeError, load_recipe
-from training.tasks import build, make_task
+from training.tasks import Task, build, make_task, needs_teacher
+from training.weights import load_weights
+
+VALIDATION_FRAMES, VALIDATION_SEED = 8, 777
 
 
 def add_arguments(parser: argparse.ArgumentParser, recipe: str) -> None:
-    parser.add_argument("--recipe", default=recipe, help="a name in training/recipes, or a .toml file")
-    parser.add_argument(
-        "--data", type=Path, help="folder of pictures, videos and pairs (see training/data.py)"
-    )
-    parser.add_argument(
-        "--packed", type=Path, help="read clips from this file instead of making them from --data"
-    )
-    parser.add_argument("--packed-validation", type=Path, help="the same for the clips that measure")
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--batch", type=int)
-    parser.add_argument("--lr", type=float)
-    parser.add_argument("--out", type=Path, help="default: runs/RECIPE")
-    parser.add_argument("--resume", action="store_true", help="go on from OUT/last.pt")
-    parser.add_argument("--start-from", type=Path, help="begin with the averaged weights of this checkpoint")
-    parser.add_argument("--threads", type=int, help="CPU threads of torch")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
+    """What the commands that train have in common."""
+    add = parser.add_argument
+    add("--recipe", default=recipe, help="a name in training/recipes, or a .toml file")
+    add("--data", type=Path, help="folder of pictures, videos and pairs (see training/library.py)")
+    add("--packed", type=Path, help="read clips from this file instead of making them from --data")
+    add("--packed-validation", type=Path, help="the same for the clips that measure")
+    add("--steps", type=int)
+    add("--batch", type=int)
+    add("--lr", type=float)
+    add("--out", type=Path, help="default: runs/RECIPE")
+    add("--resume", action="store_true", help="go on from OUT/last.pt")
+    add("--start-from", type=Path, help="begin with the averaged weights of this checkpoint")
+    add("--threads", type=int, help="CPU threads of torch")
+    add("--workers", type=int, default=1, help="threads that make clips (default: %(default)s)")
+    add(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
         help="change a recipe's value: loss.edge=0.1",
-    )
+    )  # fmt: skip
 
 
-def prepare(args: argparse.Namespace) -> tuple[Recipe, Clips, Clips | None, Path]:
-    """What the arguments ask for. Raises RecipeError, DataError."""
+@dataclass
+class Job:
+    """What the arguments of a training command ask for."""
+
+    recipe: Recipe
+    clips: Clips
+    validation: Clips | None
+    out: Path
+    start_from: Path | None
+    resume: bool
+    workers: int
+
+    def train(self, task: Task, teacher: dict[str, Any] | None = None, validation_clips: int = 32) -> None:
+        """Trains `task`; `teacher` is what the checkpoints say of who taught."""
+        provenance: dict[str, Any] = {"teacher": teacher, "data": self.clips.origin}
+        if self.start_from and not self.resume:
+            content = load_average(task.student, self.start_from)
+            provenance["started_from"] = origin(self.start_from, content)
+        train(
+            task, self.recipe, self.clips, self.validation, self.out, resume=self.resume,
+            workers=self.workers, validation_clips=validation_clips, provenance=provenance,
+        )  # fmt: skip
+
+
+def prepare(args: argparse.Namespace) -> Job:
+    """Raises RecipeError, DataError."""
     overrides: dict[str, Any] = {
         "train.steps": args.steps,
         "train.batch": args.batch,
@@ -57,7 +88,9 @@ def prepare(args: argparse.Namespace) -> tuple[Recipe, Clips, Clips | None, Path
     }
     overrides = {k: v for k, v in overrides.items() if v is not None}
     for item in args.set:
-        key, _, value = item.partition("=")
+        key, equals, value = item.partition("=")
+        if not (key and equals):
+            raise RecipeError(f"--set {item}: say KEY=VALUE, for instance loss.edge=0.1")
         overrides[key] = _parse(value)
     recipe = load_recipe(args.recipe, overrides)
     spec = ClipSpec(recipe.data.frames, recipe.data.crop, recipe.train.seed, recipe.data.identity)
@@ -71,17 +104,18 @@ def prepare(args: argparse.Namespace) -> tuple[Recipe, Clips, Clips | None, Path
     if args.packed_validation:
         validation = Clips.open_packed(args.packed_validation)
     elif args.data:
-        validation = Clips(
-            scan(args.data, validation=True), ClipSpec(8, recipe.data.crop, 777, recipe.data.identity)
-        )
+        spec = ClipSpec(VALIDATION_FRAMES, recipe.data.crop, VALIDATION_SEED, recipe.data.identity)
+        try:
+            validation = Clips(scan(args.data, validation=True), spec)
+        except DataError as e:  # a tenth of a few pictures may be none
+            print(f"training without validation: {e}", file=sys.stderr)
     if args.threads:
         torch.set_num_threads(args.threads)
-    return recipe, clips, validation, args.out or Path("runs") / recipe.name
+    out = args.out or Path("runs") / recipe.name
+    return Job(recipe, clips, validation, out, args.start_from, args.resume, max(1, args.workers))
 
 
 def _parse(value: str) -> Any:
-    import tomllib
-
     try:
         return tomllib.loads(f"v = {value}")["v"]
     except tomllib.TOMLDecodeError:
@@ -91,67 +125,87 @@ def _parse(value: str) -> Any:
 def load_teacher(recipe: Recipe, weights: Path) -> nn.Module:
     """The teacher of a recipe with the weights of a checkpoint of ours, or of a published file.
 
-    A checkpoint of `training.teacher` says itself how large its network is.
+    A checkpoint of `training.teacher` says itself how large its network is. Raises RecipeError and, for a
+    file that does not fit, TrainingError or ModelError.
     """
     if recipe.teacher is None:
         raise RecipeError(f"recipe {recipe.name!r} has no teacher")
-    network = recipe.teacher
-    content = torch.load(weights, map_location="cpu", weights_only=True)
-    if isinstance(content, dict) and "recipe" in content:
+    if (content := _ours(weights)) is not None:
         teacher = build(Network(**content["recipe"]["network"]))
-        teacher.load_state_dict(content["average"])
+        load_average(teacher, weights)
     else:
-        teacher = build(network)
+        teacher = build(recipe.teacher)
         load_weights(teacher, weights)
     return teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def start_from(student: nn.Module, path: Path) -> None:
-    """Loads the averaged weights of a checkpoint into a student of the same shape."""
+def teacher_origin(teacher: nn.Module, weights: Path) -> dict[str, Any]:
+    """What the checkpoints say of the teacher. Raises TrainingError when it can be none."""
+    if isinstance(teacher, Student):
+        raise TrainingError(f"{weights} holds a student; a teacher is one of `python -m training.teacher`")
+    facts = {"kind": type(teacher).__name__, "parameters": sum(p.numel() for p in teacher.parameters())}
+    return origin(weights, _ours(weights)) | facts
+
+
+def _ours(weights: Path) -> dict[str, Any] | None:
     try:
-        student.load_state_dict(read_checkpoint(path)["average"])
-    except RuntimeError as e:
-        raise TrainingError(f"{path} holds another network: {str(e).splitlines()[0]}") from e
+        return read_checkpoint(weights)
+    except TrainingError:
+        return None
 
 
-def run(main: Any) -> None:
+def run(main: Callable[[], None]) -> None:
     """Calls `main` and turns the failures that we know into one line and an exit code."""
     try:
         main()
-    except (RecipeError, DataError, TrainingError, FileNotFoundError) as e:
+    except SharpCamError as e:
+        hint = f"; {e.hint}" if e.hint else ""
+        print(f"training: {e}{hint}", file=sys.stderr)
+        raise SystemExit(1) from e
+    except (RecipeError, DataError, TrainingError, OSError) as e:
         print(f"training: {e}", file=sys.stderr)
         raise SystemExit(1) from e
-    except Interrupted as e:
-        print(f"training: {e}", file=sys.stderr)
+    except KeyboardInterrupt as e:
+        print(f"training: {e if isinstance(e, Interrupted) else 'stopped'}", file=sys.stderr)
         raise SystemExit(130) from e
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.distill", description=__doc__.split("\n")[0])
     add_arguments(parser, "sharpcam")
-    parser.add_argument(
-        "--teacher-weights", type=Path, help="checkpoint of training.teacher, or published weights"
-    )
-    parser.add_argument("--no-teacher", action="store_true", help="learn from the truth alone")
-    parser.add_argument("--name", help="name of the exported model (default: the recipe's)")
+    add = parser.add_argument
+    add("--teacher-weights", type=Path, help="checkpoint of training.teacher, or published weights")
+    add("--no-teacher", action="store_true", help="learn from the truth alone")
+    add("--name", help="name of the exported model (default: the recipe's)")
+    add("--data-notes", type=Path, help="TOML file with name, licence and count of the data, for the card")
     args = parser.parse_args()
-    recipe, clips, validation, out = prepare(args)
-    teacher = None
-    if args.teacher_weights:
-        teacher = load_teacher(recipe, args.teacher_weights)
-    elif recipe.teacher and recipe.loss.get("distill") and not args.no_teacher:
+    job = prepare(args)
+    name = args.name or job.recipe.name
+    if not re.match(NAME_PATTERN, name):
+        parser.error(f"--name {name}: letters, digits, dots, dashes and underscores make a model's name")
+    teacher, facts = None, None
+    if any(w and needs_teacher(n) for n, w in job.recipe.loss.items()) and not args.no_teacher:
+        if not args.teacher_weights:
+            raise TrainingError(
+                "this recipe distils from a teacher: train one with `python -m training.teacher` and name its"
+                " best.pt with --teacher-weights, or say --no-teacher"
+            )
+        teacher = load_teacher(job.recipe, args.teacher_weights)
+        facts = teacher_origin(teacher, args.teacher_weights)
+    elif args.teacher_weights:
         raise TrainingError(
-            "this recipe distils from a teacher: train one with `python -m training.teacher` and name its best.pt with"
-            " --teacher-weights, or say --no-teacher"
+            "--teacher-weights makes no sense with --no-teacher or without a loss that asks a teacher"
         )
-    task = make_task(recipe, teacher)
-    if args.start_from:
-        start_from(task.student, args.start_from)
-    train(task, recipe, clips, validation, out, resume=args.resume)
+    job.train(make_task(job.recipe, teacher), facts)
+    if int(os.environ.get("RANK", 0)):  # one of many processes writes
+        return
 
     from training.export import export_student
 
-    folder = export_student(out / "last.pt", out / (args.name or recipe.name), clips=validation or clips)
+    checkpoint = job.out / ("best.pt" if job.recipe.train.stop_after and job.validation else "last.pt")
+    folder = export_student(
+        checkpoint, job.out / name, clips=job.validation or job.clips, data_notes=args.data_notes
+    )
     print(f"exported {folder}: try `sharpcam process --model {folder} IN OUT`")
 
 

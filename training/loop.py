@@ -2,6 +2,8 @@
 
 Exact resume: a checkpoint holds everything that the next step depends on, and which clips a step sees follows
 from its number alone. On a CPU, N steps and N/2 + resume give the same weights bit for bit.
+
+Many processes: `torchrun --nproc-per-node 2 -m training.distill ...`; each takes its share of every batch.
 """
 
 from __future__ import annotations
@@ -10,11 +12,13 @@ import copy
 import math
 import os
 import signal
-import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,16 +26,17 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
+from torch import Tensor, nn
 
+from training.board import Board, make_bar, short
+from training.checkpoint import State, TrainingError, load_checkpoint, read_checkpoint, save_checkpoint
 from training.data import Clips
 from training.recipe import Recipe
-from training.tasks import Batch, Task, planes, to_rgb
+from training.tasks import Batch, Task
 
+__all__ = ["Interrupted", "TrainingError", "learning_rate", "read_checkpoint", "train"]
 
-class TrainingError(RuntimeError):
-    """Training cannot go on; the last checkpoint is whole."""
+LOG_EVERY = 100  # steps between lines where there is no terminal for a bar
 
 
 class Interrupted(KeyboardInterrupt):
@@ -40,121 +45,182 @@ class Interrupted(KeyboardInterrupt):
 
 def train(
     task: Task, recipe: Recipe, clips: Clips, validation: Clips | None, out: Path, *, resume: bool = False,
-    validation_clips: int = 32, fabric: Fabric | None = None,
+    validation_clips: int = 32, fabric: Fabric | None = None, workers: int = 1,
+    provenance: dict[str, Any] | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """Trains `task.student` as `recipe` says, into the folder `out`; returns the last validation's figures.
 
-    Writes `last.pt` (resume), `best.pt` (best PSNR of the averaged weights), `step-N.pt`, TensorBoard scalars and
-    picture strips. Raises TrainingError (NaN loss, out of memory) and Interrupted (Ctrl-C, SIGTERM).
+    Writes `last.pt` (resume), `best.pt` (best figure of the averaged weights), `step-N.pt`, TensorBoard
+    scalars and picture strips. `workers` threads make the clips; `provenance` (teacher, data, started_from)
+    goes into the checkpoints. Raises TrainingError (NaN loss, out of memory, disk full), DataError and
+    Interrupted (Ctrl-C, SIGTERM).
     """
     settings = recipe.train
-    fabric = fabric or Fabric(accelerator="auto", devices=1, precision=settings.precision)
+    fabric = fabric or make_fabric(settings.precision)
     fabric.launch()
-    fabric.seed_everything(settings.seed)
+    fabric.seed_everything(settings.seed, verbose=False)
+    first = fabric.is_global_zero
     if settings.batch % fabric.world_size:
         raise TrainingError(f"batch {settings.batch} does not divide among {fabric.world_size} processes")
+    if not resume and (out / "last.pt").exists():
+        raise TrainingError(f"{out} holds a run already: go on with --resume, or choose another --out")
     task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = Average(task.student, settings.ema)
     optimizer = make_optimizer(task.student, recipe)
     model, optimizer = fabric.setup(task, optimizer)
     average.model.to(fabric.device)
-    state = {"step": 0, "best": -math.inf, "figures": {}, "seconds": 0.0}
+    precision, state = fabric.strategy.precision, State()
     if resume:
-        load_checkpoint(out / "last.pt", recipe, task.student, average, optimizer, state)
-    if fabric.is_global_zero:
+        precision.load_state_dict(
+            load_checkpoint(out / "last.pt", recipe, task.student, average, optimizer, state)
+        )
+    state.note_provenance(provenance or {})
+    if first:
         out.mkdir(parents=True, exist_ok=True)
         (out / "recipe.json").write_text(recipe.model_dump_json(indent=2))
-    board = Board(out / "tensorboard") if fabric.is_global_zero else None
-    held = _validation_batches(validation, validation_clips) if validation and fabric.is_global_zero else []
+    board = Board(out / "tensorboard", state.step) if first else None
+    held = _validation_batches(validation, validation_clips) if validation and first else []
 
     def save(*names: str) -> None:
-        if fabric.is_global_zero:
-            save_checkpoint([out / n for n in names], recipe, task.student, average, optimizer, state)
+        if first:
+            paths = [out / n for n in names]
+            save_checkpoint(
+                paths, recipe, task.student, average, optimizer, state, dict(precision.state_dict())
+            )
 
-    stop = StopRequest()
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"), disable=not fabric.is_global_zero, refresh_per_second=1,
-    )  # fmt: skip
-    with stop, bar, Prefetch(clips, settings.batch, state["step"], settings.steps, fabric) as batches:
-        line = bar.add_task(recipe.name, total=settings.steps, completed=state["step"], figures="")
-        started = time.monotonic() - state["seconds"]
-        for step in range(state["step"], settings.steps):
+    def say(text: str) -> None:
+        if first:
+            bar.console.print(text, soft_wrap=True, highlight=False, markup=False)
+            bar.console.file.flush()
+
+    stop, bar = StopRequest(), make_bar(first)
+    prefetch = Prefetch(clips, settings.batch, state.step, settings.steps, fabric, workers)
+    with stop, bar, board or nullcontext(), prefetch as batches:
+        line = bar.add_task(recipe.name, total=settings.steps, completed=state.step, figures="")
+        started = time.monotonic() - state.seconds
+        for step in range(state.step, settings.steps):
+            rate = learning_rate(recipe, step) * state.lr_scale
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, step)
-            try:
-                with fabric.autocast():
-                    loss, parts = model(next(batches), step)
+                group["lr"] = rate
+            with memory_explained():
+                loss, parts = model(next(batches), step)
                 optimizer.zero_grad()
                 fabric.backward(loss)
-                norm = fabric.clip_gradients(
-                    model, optimizer, max_norm=recipe.optimizer.clip, error_if_nonfinite=False
-                )
-            except torch.OutOfMemoryError as e:
+                norm = gradient_norm(fabric, model, optimizer, recipe)
+            value, stopping = together(fabric, loss, stop.requested)
+            # a loss scaler (16-mixed) looks for its scale by overflowing, and skips such steps itself
+            if not math.isfinite(value) or not (math.isfinite(norm) or settings.precision == "16-mixed"):
                 raise TrainingError(
-                    "out of memory: lower train.batch or data.crop; resume with --resume"
-                ) from e
-            if not math.isfinite(value := float(fabric.all_reduce(loss.detach()))) or not torch.isfinite(
-                norm
-            ):
-                raise TrainingError(
-                    f"the loss is {value} at step {step}: lower optimizer.lr; the last checkpoint is whole"
+                    f"the loss is {value:g} and the gradient {norm:g} at step {step}: lower optimizer.lr; "
+                    + ("last.pt is whole" if (out / "last.pt").exists() else "there is no checkpoint yet")
                 )
             optimizer.step()
             average.update(task.student)
-            state["step"], state["seconds"] = step + 1, time.monotonic() - started
-            bar.update(line, completed=step + 1)
-            done = step + 1 == settings.steps or stop.requested
+            state.step, state.seconds = step + 1, time.monotonic() - started
+            bar.update(line, completed=state.step)
+            done = state.step == settings.steps
             if board and (step % 20 == 0 or done):
-                board.scalars(
-                    step + 1, {"loss": value, "lr": learning_rate(recipe, step), "gradient": float(norm)}
-                )
-                board.scalars(step + 1, {f"loss/{k}": float(v) for k, v in parts.items()})
-            if held and ((step + 1) % settings.validate_every == 0 or done):
-                state["figures"] = figures = validate(task, average, held)
+                board.scalars(state.step, {"loss": value, "lr": rate, "gradient": norm})
+                board.scalars(state.step, {f"loss/{k}": float(v) for k, v in parts.items()})
+            if not bar.console.is_terminal and state.step % LOG_EVERY == 0:
+                progress = f"step {state.step}/{settings.steps}"
+                say(f"{progress}  loss {value:.5f}  lr {rate:.2e}  {state.seconds:.0f} s")
+            if validation and (state.step % settings.validate_every == 0 or done) and not stopping:
+                with memory_explained():
+                    state.figures = fabric.broadcast(validate(task, average, held) if first else {})
+                best = judge(state, recipe)
+                text = "  ".join(f"{k} {v:.3f}" for k, v in state.figures.items())
+                say(f"step {state.step}  loss {value:.5f}  {text}  {state.seconds:.0f} s")
+                bar.update(line, figures=short(state.figures))
                 if board:
-                    board.scalars(step + 1, {f"validation/{k}": v for k, v in figures.items()})
-                    board.strip(step + 1, task, average, held[0])
-                text = "  ".join(f"{k} {v:.3f}" for k, v in figures.items())
-                bar.update(
-                    line,
-                    figures=f"PSNR {figures['psnr']:.2f} ({figures['gain']:+.2f})  SSIM {figures['ssim']:.4f}",
-                )
-                bar.console.print(
-                    f"step {step + 1}  loss {value:.5f}  {text}  {state['seconds']:.0f} s", soft_wrap=True
-                )
-                if figures["psnr"] > state["best"]:
-                    state["best"] = figures["psnr"]
+                    board.scalars(state.step, {f"validation/{k}": v for k, v in state.figures.items()})
+                    board.strip(state.step, task, average.model, held[0])
+                if best:
                     save("best.pt")
-            if (step + 1) % settings.checkpoint_every == 0 or done:
-                save(
-                    "last.pt",
-                    *([f"step-{step + 1}.pt"] if (step + 1) % (10 * settings.checkpoint_every) == 0 else []),
-                )
-            if stop.requested:
-                raise Interrupted(f"stopped at step {step + 1}; go on with --resume")
+                if settings.stop_after and state.stale >= settings.stop_after:
+                    say(f"stopped at step {state.step}: {state.stale} validations without a new best")
+                    done = True
+            if state.step % (10 * settings.checkpoint_every) == 0:
+                save(f"step-{state.step}.pt")
+            if state.step % settings.checkpoint_every == 0 or done or stopping:
+                save("last.pt")
+            if stopping:
+                raise Interrupted(f"stopped at step {state.step}; go on with --resume")
+            if done:
+                break
     average.copy_to(task.student)
-    return dict(state["figures"])
+    return dict(state.figures)
 
 
 # -- the parts -------------------------------------------------------------------------------------------
 
 
+def make_fabric(precision: Any) -> Fabric:
+    """One process on the best device there is, or one of as many as torchrun has started."""
+    here, all_of_them = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    if all_of_them == 1:
+        return Fabric(accelerator="auto", devices=1, precision=precision)
+    return Fabric(
+        accelerator="auto", devices=here, num_nodes=all_of_them // here, strategy="ddp", precision=precision
+    )
+
+
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then constant or a cosine to `final`."""
+    """Linear warm-up, then a cosine to `final`; constant for the others (see `judge` for plateaus)."""
     schedule, lr = recipe.schedule, recipe.optimizer.lr
     if step < schedule.warmup:
         return lr * (step + 1) / schedule.warmup
-    if schedule.kind == "constant":
+    if schedule.kind != "cosine":
         return lr
     progress = (step - schedule.warmup) / max(1, recipe.train.steps - schedule.warmup)
     return lr * (schedule.final + (1 - schedule.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def judge(state: State, recipe: Recipe) -> bool:
+    """Whether the last validation is the best so far; if not, a plateau may lower the learning rate.
+
+    Clips that are all perfect have no PSNR to gain; then what is kept of them counts.
+    """
+    value = state.figures.get(recipe.train.watch, state.figures.get("kept", -math.inf))
+    if value > state.best:
+        state.best, state.stale = value, 0
+        return True
+    state.stale += 1
+    schedule = recipe.schedule
+    if schedule.kind == "plateau" and state.stale % schedule.patience == 0:
+        state.lr_scale = max(schedule.final, state.lr_scale * schedule.factor)
+    return False
 
 
 def make_optimizer(student: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     kind = torch.optim.AdamW if recipe.optimizer.name == "adamw" else torch.optim.Adam
     o = recipe.optimizer
     return kind(student.parameters(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
+
+
+def gradient_norm(fabric: Fabric, model: Any, optimizer: Any, recipe: Recipe) -> float:
+    """Clips the gradients and returns the norm that they had."""
+    norm = fabric.clip_gradients(model, optimizer, max_norm=recipe.optimizer.clip, error_if_nonfinite=False)
+    assert norm is not None
+    return float(norm)
+
+
+def together(fabric: Fabric, loss: Tensor, stop: bool) -> tuple[float, bool]:
+    """The mean loss of all processes, and whether any of them was asked to stop."""
+    both = fabric.all_reduce(torch.stack([loss.detach().float(), loss.new_tensor(stop, dtype=torch.float)]))
+    assert isinstance(both, Tensor)
+    return float(both[0]), float(both[1]) > 0
+
+
+@contextmanager
+def memory_explained() -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as e:
+        cpu = any(text in str(e) for text in ("can't allocate memory", "not enough memory"))
+        if not (cpu or isinstance(e, MemoryError | torch.OutOfMemoryError)):
+            raise
+        raise TrainingError("out of memory: lower train.batch or data.crop, and go on with --resume") from e
 
 
 class Average:
@@ -168,8 +234,8 @@ class Average:
     def update(self, model: nn.Module) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        mine, theirs = list(self.model.parameters()), [p.detach() for p in model.parameters()]
-        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        mine: list[Tensor] = list(self.model.parameters())
+        torch._foreach_lerp_(mine, [p.detach() for p in model.parameters()], 1 - decay)
         for kept, new in zip(self.model.buffers(), model.buffers(), strict=True):
             kept.copy_(new)
 
@@ -199,10 +265,13 @@ def _validation_batches(validation: Clips, count: int, batch: int = 4) -> list[B
 
 
 class Prefetch:
-    """Batches of the steps to come, made by a thread while the step before them is computed."""
+    """Batches of the steps to come, made by `workers` threads while the step before them is computed."""
 
-    def __init__(self, clips: Clips, batch: int, first: int, last: int, fabric: Fabric) -> None:
-        self.clips, self.batch, self.steps, self.fabric = clips, batch, iter(range(first, last)), fabric
+    def __init__(
+        self, clips: Clips, batch: int, first: int, last: int, fabric: Fabric, workers: int = 1
+    ) -> None:
+        self.clips, self.batch, self.fabric, self.workers = clips, batch, fabric, workers
+        self.steps = iter(range(first, last))
 
     def _load(self, step: int) -> Batch:
         share = self.batch // self.fabric.world_size
@@ -211,16 +280,16 @@ class Prefetch:
         return torch.from_numpy(soft), torch.from_numpy(sharp)
 
     def __enter__(self) -> Iterator[Batch]:
-        self.pool = ThreadPoolExecutor(1)
+        self.pool = ThreadPoolExecutor(self.workers)
         return self._batches()
 
     def _batches(self) -> Iterator[Batch]:
-        ahead = [self.pool.submit(self._load, s) for s in [next(self.steps, None)] if s is not None]
+        ahead: deque[Future[Batch]] = deque(
+            self.pool.submit(self._load, step) for step in islice(self.steps, self.workers)
+        )
         while ahead:
-            current = ahead.pop()
-            if (upcoming := next(self.steps, None)) is not None:
-                ahead.append(self.pool.submit(self._load, upcoming))
-            soft, sharp = current.result()
+            soft, sharp = ahead.popleft().result()
+            ahead.extend(self.pool.submit(self._load, step) for step in islice(self.steps, 1))
             yield soft.to(self.fabric.device), sharp.to(self.fabric.device)
 
     def __exit__(self, *exc: object) -> None:
@@ -247,97 +316,3 @@ class StopRequest:
     def __exit__(self, *exc: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
-
-
-class Board:
-    """TensorBoard scalars and before/teacher/student/truth strips."""
-
-    def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # type: ignore[attr-defined]
-
-        self.writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
-
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
-
-    @torch.no_grad()
-    def strip(self, step: int, task: Task, average: Average, batch: Batch) -> None:
-        soft, sharp = (b[:4].to(next(average.model.parameters()).device) for b in batch)
-        columns = [to_rgb(*planes(soft))[:, -1]]
-        if (teacher := getattr(task, "teacher", None)) is not None:
-            columns.append(teacher(columns[0]).float())
-        student, task.student = task.student, average.model
-        columns.append(task.restore(soft)[:, -1])
-        task.student = student
-        columns.append(to_rgb(*planes(sharp))[:, -1])
-        rows = [torch.cat([c[i] for c in columns], dim=2) for i in range(len(soft))]
-        self.writer.add_image(
-            "before, teacher, student, truth", torch.cat(rows, dim=1).clamp(0, 1).cpu(), step
-        )  # type: ignore[no-untyped-call]
-
-
-# -- checkpoints -----------------------------------------------------------------------------------------
-
-
-def save_checkpoint(
-    paths: list[Path],
-    recipe: Recipe,
-    student: nn.Module,
-    average: Average,
-    optimizer: Any,
-    state: dict[str, Any],
-) -> None:
-    """Writes one checkpoint under each name, whole or not at all."""
-    content = {
-        "recipe": recipe.model_dump(mode="json"), "student": student.state_dict(), "average": average.model.state_dict(),
-        "updates": average.updates, "optimizer": optimizer.state_dict(), "torch_rng": torch.get_rng_state(),
-        "commit": commit(), **state,
-    }  # fmt: skip
-    for path in paths:
-        partial = path.with_name(path.name + ".part")
-        try:
-            torch.save(content, partial)
-            os.replace(partial, path)
-        except (OSError, RuntimeError) as e:
-            partial.unlink(missing_ok=True)
-            raise TrainingError(f"cannot write {path}: {e}; the checkpoint before it is whole") from e
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Raises TrainingError when there is none, or it is no checkpoint of ours."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as e:
-        raise TrainingError(f"no checkpoint {path}: run once without --resume") from e
-    except Exception as e:  # unpickling has no common error
-        raise TrainingError(f"{path} is not a readable checkpoint: {e}") from e
-    if not isinstance(content, dict) or "recipe" not in content:
-        raise TrainingError(f"{path} is not a checkpoint of this package")
-    return content
-
-
-def load_checkpoint(
-    path: Path, recipe: Recipe, student: nn.Module, average: Average, optimizer: Any, state: dict[str, Any]
-) -> None:
-    """Everything back to where `path` was written. Refuses another recipe, more steps apart."""
-    content = read_checkpoint(path)
-    theirs = Recipe.model_validate(content["recipe"])
-    for section in ("network", "data", "loss", "optimizer", "schedule", "task"):
-        if getattr(theirs, section) != getattr(recipe, section):
-            raise TrainingError(f"{path} was trained with another [{section}]; use that recipe or start anew")
-    student.load_state_dict(content["student"])
-    average.model.load_state_dict(content["average"])
-    average.updates = content["updates"]
-    optimizer.load_state_dict(content["optimizer"])
-    torch.set_rng_state(content["torch_rng"])
-    for key in state:
-        state[key] = content[key]
-
-
-def commit() -> str:
-    """The commit that trained, where git knows it."""
-    run = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    return run.stdout.strip()

@@ -51,8 +51,8 @@ def planes(clips: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def to_rgb(y: Tensor, uv: Tensor) -> Tensor:
-    """Limited-range BT.601 planes (..., 1, H, W), (..., 2, H/2, W/2) in grey levels -> RGB (..., 3, H, W), 0..1, not
-    clamped. The losses and metrics see what people see: RGB with bilinear chroma."""
+    """Limited-range BT.601 planes (..., 1, H, W), (..., 2, H/2, W/2) in grey levels -> RGB (..., 3, H, W),
+    0..1, not clamped. The losses and metrics see what people see: RGB with bilinear chroma."""
     lead = y.shape[:-3]
     y, uv = y.reshape(-1, *y.shape[-3:]), uv.reshape(-1, *uv.shape[-3:])
     y = (y - 16) / 219
@@ -60,6 +60,11 @@ def to_rgb(y: Tensor, uv: Tensor) -> Tensor:
     u, v = uv[:, :1], uv[:, 1:]
     rgb = torch.cat([y + 1.402 * v, y - 0.344136 * u - 0.714136 * v, y + 1.772 * u], dim=1)
     return rgb.reshape(*lead, *rgb.shape[1:])
+
+
+def needs_teacher(loss: str) -> bool:
+    """Whether the term of this name compares with what the teacher says."""
+    return loss in LOSSES and "teacher" in LOSSES[loss].takes
 
 
 class Task(nn.Module):
@@ -76,8 +81,9 @@ class Task(nn.Module):
 
     @torch.no_grad()
     def validate(self, soft: Tensor, sharp: Tensor) -> dict[str, float]:
-        """Mean figures of a batch of clips, RGB, over the later half of each: PSNR and SSIM of input and output where
-        the input is damaged, `kept` (PSNR to the input) where it is not, and both flickers in grey levels."""
+        """Mean figures of a batch of clips, RGB, over the later half of each: PSNR and SSIM of input and
+        output where the input is damaged, `kept` (PSNR to the input) where it is not, and both flickers in
+        grey levels."""
         out = _uint8(self.restore(soft))
         before, truth = (_uint8(to_rgb(*planes(c))) for c in (soft, sharp))
         rows: dict[str, list[float]] = {}
@@ -95,7 +101,8 @@ class Task(nn.Module):
                 after = psnr(out[i, t], truth[i, t])
                 note(psnr_input=level, psnr=after, gain=after - level)
                 note(ssim_input=ssim(before[i, t], truth[i, t]), ssim=ssim(out[i, t], truth[i, t]))
-            note(flicker_input=flicker(before[i], truth[i]), flicker=flicker(out[i], truth[i]))
+            if len(truth[i]) > 1:
+                note(flicker_input=flicker(before[i], truth[i]), flicker=flicker(out[i], truth[i]))
         return {name: float(np.mean(values)) for name, values in rows.items()}
 
 
@@ -107,8 +114,9 @@ def _uint8(rgb: Tensor) -> NDArray[np.uint8]:
 class ClipTask(Task):
     """The recurrent student on clips, with a frozen RGB teacher beside it where the recipe has one.
 
-    The teacher sees one frame of each clip (it costs many times the student); its word counts only where it is
-    nearer to the truth than the student, and fades out along a cosine, so that the truth has the last word.
+    The teacher sees one frame of each clip (it costs many times the student); its word fades out along a
+    cosine, so that the truth has the last word; with the loss `distill` it counts only where it is nearer to
+    the truth than the student. A recipe without a loss against the truth has the teacher's word alone.
     """
 
     def __init__(self, recipe: Recipe, teacher: nn.Module | None = None) -> None:
@@ -117,9 +125,12 @@ class ClipTask(Task):
         self.steps, self.seed = recipe.train.steps, recipe.train.seed
         self.share, self.frames = recipe.data.taught, recipe.data.frames
         self.quantize_from, self.quantized = recipe.train.quantize_from, False
-        taught = {name: weight for name, weight in recipe.loss.items() if "teacher" in LOSSES[name].takes}
-        self.loss = WeightedLoss({k: w for k, w in recipe.loss.items() if k not in taught})
+        if recipe.loss.get("temporal") and recipe.data.frames < 2:
+            raise RecipeError("loss 'temporal' compares frames: data.frames has to be 2 or more")
+        taught = {name: weight for name, weight in recipe.loss.items() if needs_teacher(name)}
+        own = {name: weight for name, weight in recipe.loss.items() if name not in taught}
         self.taught = WeightedLoss(taught) if teacher is not None and any(taught.values()) else None
+        self.loss = WeightedLoss(own) if any(own.values()) or self.taught is None else None
         self.teacher = teacher
         if teacher is not None:
             teacher.requires_grad_(False).eval()
@@ -128,8 +139,8 @@ class ClipTask(Task):
         soft, sharp = batch
         self.quantized = step >= self.quantize_from * self.steps
         self._quantize()
-        # clips may be longer than this recipe looks at; and neighbouring frames are nearly the same lesson, so
-        # the recursion runs through all, and the losses see a few
+        # clips may be longer than this recipe looks at; and neighbouring frames are nearly the same lesson,
+        # so the recursion runs through all, and the losses see a few
         rng = np.random.default_rng((self.seed, step))
         start = int(rng.integers(max(1, soft.shape[1] - self.frames + 1)))
         soft, sharp = (c[:, start : start + self.frames] for c in (soft, sharp))
@@ -138,14 +149,15 @@ class ClipTask(Task):
         y, uv = planes(soft)
         y_out, uv_out = self.student.clip(y, uv, keep)  # type: ignore[operator]
         out, truth = to_rgb(y_out.float(), uv_out.float()), to_rgb(*planes(sharp[:, keep]))
-        total, parts = self.loss(out, truth)
+        total, parts = self.loss(out, truth) if self.loss is not None else (out.new_zeros(()), {})
         if self.taught is not None and self.teacher is not None:
             frame = int(rng.integers(out.shape[1]))
             pupils = max(1, round(self.share * len(out)))
             with torch.no_grad():
                 word = self.teacher(to_rgb(y[:pupils, first + frame], uv[:pupils, first + frame])).float()
             taught, more = self.taught(out[:pupils, frame], truth[:pupils, frame], word)
-            total = total + taught * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
+            fade = 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
+            total = total + taught * (fade if self.loss is not None else 1.0)
             parts |= more
         return total, parts
 
@@ -165,6 +177,8 @@ class FrameTask(Task):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.student = build(recipe.network)
+        if wrong := [n for n, w in recipe.loss.items() if w and (n == "temporal" or needs_teacher(n))]:
+            raise RecipeError(f"single frames without a teacher cannot have the loss {wrong[0]!r}")
         self.loss, self.seed = WeightedLoss(recipe.loss), recipe.train.seed
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -177,9 +191,12 @@ class FrameTask(Task):
 
     def restore(self, soft: Tensor) -> Tensor:
         frames = to_rgb(*planes(soft))
-        out = [self.student(f) for f in frames.flatten(0, 1).split(8)]
+        out = [self.student(f) for f in torch.split(frames.flatten(0, 1), 8)]
         return torch.cat(out).float().view_as(frames)
 
 
 def make_task(recipe: Recipe, teacher: nn.Module | None = None) -> Task:
-    return ClipTask(recipe, teacher) if recipe.task == "clips" else FrameTask(recipe)
+    """The task of a recipe, its weights from the recipe's seed alone. Raises RecipeError, ConfigError."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        return ClipTask(recipe, teacher) if recipe.task == "clips" else FrameTask(recipe)

@@ -10,21 +10,17 @@ from __future__ import annotations
 
 import argparse
 
-from training.distill import add_arguments, prepare, run, start_from
-from training.loop import train
+from training.distill import add_arguments, prepare, run
 from training.tasks import make_task
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.teacher", description=__doc__.split("\n")[0])
     add_arguments(parser, "teacher")
-    args = parser.parse_args()
-    recipe, clips, validation, out = prepare(args)
-    task = make_task(recipe)
-    if args.start_from:
-        start_from(task.student, args.start_from)
-    train(task, recipe, clips, validation, out, resume=args.resume, validation_clips=12)
-    print(f"wrote {out / 'best.pt'}: give it to `python -m training.distill --teacher-weights`")
+    job = prepare(parser.parse_args())
+    job.train(make_task(job.recipe), validation_clips=12)
+    best = job.out / ("best.pt" if job.validation else "last.pt")
+    print(f"wrote {best}: give it to `python -m training.distill --teacher-weights`")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python -m training.validation --data DIR --out SETS
 
-writes one folder a set, each with `blur/` and `sharp/` of the same names, for `python -m training.evaluate --pairs`
-(the `clip-*` ones with `--clip`). Besides the training's own simulator, whose new pictures flatter a network,
-there are simulators written another way round; real pairs (GoPro, REDS) need no preparation.
+writes one folder a set, each with `blur/` and `sharp/` of the same names, for `python -m training.evaluate
+--pairs` (the `clip-*` ones with `--clip`). Besides the training's own simulator, whose new pictures flatter a
+network, there are simulators written another way round; real pairs (GoPro, REDS) need no preparation.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training import degrade
-from training.data import Library, read_picture, read_video, scan
 from training.degrade import Image
+from training.library import Library, read_picture, read_video, scan, video_length
 
 CROP = (512, 768)  # height, width at most
 CLIP_FRAMES = 24
@@ -36,12 +36,12 @@ def webcam(image: Image, rng: np.random.Generator) -> Image:
 def webcam2(image: Image, rng: np.random.Generator) -> Image:
     """Another simulator: everything on gamma-encoded values, noise after scaling, JPEG always.
 
-    Gaussian 0.5..1.6, disk 0.8..2 or motion 2..7; area scaling 1..1.6; noise of up to 8 grey levels that grows with
-    brightness; bilateral smear half of the time; JPEG 50..92.
+    Gaussian 0.5..1.6, disk 0.8..2 or motion 2..7; area scaling 1..1.6; noise of up to 8 grey levels that
+    grows with brightness; bilateral smear half of the time; JPEG 50..92.
     """
     kind = int(rng.integers(3))
     if kind == 0:
-        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.5, 1.6)))  # type: ignore[assignment]
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.5, 1.6))), np.float32)
     elif kind == 1:
         image = degrade.convolve(image, degrade.disk_kernel(float(rng.uniform(0.8, 2.0))))
     else:
@@ -65,12 +65,13 @@ def webcam2(image: Image, rng: np.random.Generator) -> Image:
 def lens(image: Image, rng: np.random.Generator) -> Image:
     """A good camera with a soft lens: blur that grows towards the corners, hardly any noise, JPEG 90."""
     height, width = image.shape[:2]
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)  # type: ignore[misc]
+    y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
     corner = ((x**2 + y**2) / 2)[..., None]
     linear = degrade.to_linear(image)
     middle = cv2.GaussianBlur(linear, (0, 0), float(rng.uniform(0.45, 0.7)))
     edge = cv2.GaussianBlur(linear, (0, 0), float(rng.uniform(0.9, 1.3)))
-    soft = degrade.sensor_noise(middle * (1 - corner) + edge * corner, 2e-4, 1e-3, rng)
+    blurred = np.asarray(middle * (1 - corner) + edge * corner, np.float32)
+    soft = degrade.sensor_noise(blurred, 2e-4, 1e-3, rng)
     return degrade.mjpeg(degrade.to_gamma(soft), 90, chroma_422=True)
 
 
@@ -90,14 +91,18 @@ SIMULATORS: dict[str, Simulator] = {
 
 
 def pictures(library: Library) -> list[tuple[str, NDArray[np.uint8]]]:
-    """The held-out pictures, cut to even sides of at most CROP around their middle."""
-    out = []
+    """The held-out pictures, cut to sides of at most CROP around their middle, and a name for each."""
+    out: dict[str, NDArray[np.uint8]] = {}
     for path in library.stills:
         image = read_picture(path)
         height, width = (min(a, b) // 16 * 16 for a, b in zip(image.shape, CROP, strict=False))
         y, x = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-        out.append((path.stem.replace(" ", "_"), image[y : y + height, x : x + width]))
-    return out
+        name = path.stem.replace(" ", "_")
+        if name in out:  # the same name in another folder
+            name = f"{path.parent.name}_{name}"
+        if height and width:
+            out[name] = image[y : y + height, x : x + width]
+    return list(out.items())
 
 
 def write(folder: Path, name: str, soft: Image, truth: NDArray[np.uint8]) -> None:
@@ -114,7 +119,7 @@ def build(data: Path, out: Path, seed: int = 1) -> list[Path]:
     for set_name, simulator in SIMULATORS.items():
         for name, truth in held:
             rng = np.random.default_rng((seed, zlib.crc32(f"{set_name}/{name}".encode())))
-            write(out / set_name, name, simulator(truth.astype(np.float32) / 255, rng), truth)
+            write(out / set_name, name, simulator(degrade.as_float(truth), rng), truth)
     # a tripod before a portrait, and a talking head: the noise is new in every frame, blur and scale stay
     camera = degrade.Webcam(
         blur="disk",
@@ -127,14 +132,17 @@ def build(data: Path, out: Path, seed: int = 1) -> list[Path]:
         jpeg=80,
         jpeg_422=True,
     )
-    still = next(p for n, p in held if n.startswith(("portrait", "unsplash"))).astype(np.float32) / 255
-    _clip(out / "clip-tripod", [still] * CLIP_FRAMES, camera, seed)
+    if held:
+        portrait = next((p for n, p in held if n.startswith(("portrait", "unsplash"))), held[0][1])
+        _clip(out / "clip-tripod", [degrade.as_float(portrait)] * CLIP_FRAMES, camera, seed)
     for path in library.videos:
-        frames = read_video(path, 8, CLIP_FRAMES)
+        length = video_length(path)
+        frames = read_video(path, min(8, max(0, length - CLIP_FRAMES)), min(CLIP_FRAMES, length))
         height, width = frames.shape[1:3]
         # half the size hides the video's own compression: that is the truth
         size = (width // 32 * 16, height // 32 * 16)
-        clip = [cv2.resize(f, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255 for f in frames]
+        shrunk = (cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in frames)
+        clip = [degrade.as_float(np.asarray(f, np.uint8)) for f in shrunk]
         _clip(out / f"clip-{path.stem}", clip, camera, seed)
     return sorted(p for p in out.iterdir() if p.is_dir())
 

@@ -21,11 +21,11 @@ learned gate per pixel in place of its learned transform). The second half sharp
 Strength multiplies everything that is added to x, so strength 0 is the input bit for bit.
 
 Planes are unshuffled (Shi et al., 2016) so that convolutions have the 32 channels at which int8 kernels are
-fast: by 4 for the sharpener (16 of luma + 8 of chroma), by 8 for the gate, which needs no detail (64 + 32). What
-else was tried, and how it went, is in training/EXPERIMENTS.md.
+fast: by 4 for the sharpener (16 of luma + 8 of chroma), by 8 for the gate, which needs no detail (64 + 32).
+What else was tried, and how it went, is in training/EXPERIMENTS.md.
 
-Numbers are grey levels: planes go in as 0..255 and come out so. 3 x 3 convolutions are trained with a parallel
-1 x 1 and an identity branch and folded into one (RepVGG, Ding et al., CVPR 2021). ReLU is the only
+Numbers are grey levels: planes go in as 0..255 and come out so. 3 x 3 convolutions are trained with a
+parallel 1 x 1 and an identity branch and folded into one (RepVGG, Ding et al., CVPR 2021). ReLU is the only
 nonlinearity and nothing is normalised, so that each convolution is one QLinearConv.
 """
 
@@ -41,9 +41,8 @@ GATE_GRID = 8
 GATE_MAX = 0.94
 # the ranges of the uint8 tensors around the gate, in grey levels (the exporter uses the same)
 DIFFERENCE_STEP = 1.0
-WEIGHT_LEVELS = (
-    63  # of 127: without VNNI, pairs of uint8 x int8 products are added in 16 bits, which 127 overflows
-)
+# of 127: without VNNI, pairs of uint8 x int8 products are added in 16 bits, which 127 overflows
+WEIGHT_LEVELS = 63
 CORRECTION_STEP = 0.5
 
 
@@ -54,8 +53,8 @@ def grid_channels(grid: int) -> int:
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """`channels` (multiples of 32) and number of inner 3 x 3 convolutions of the sharpener, its `grid` in pixels,
-    channels of the gate; `temporal` False leaves the recursive half out."""
+    """`channels` (multiples of 32) and number of inner 3 x 3 convolutions of the sharpener, its `grid` in
+    pixels, channels of the gate; `temporal` False leaves the recursive half out."""
 
     channels: int = 32
     depth: int = 4
@@ -77,13 +76,14 @@ class RoundThrough(torch.autograd.Function):
         return torch.round(x)
 
     @staticmethod
-    def backward(ctx: object, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: object, grad: Tensor) -> Tensor:
         return grad
 
 
 def quantize(x: Tensor, step: float, low: float, high: float) -> Tensor:
     """What a uint8 tensor of this step and range keeps of `x`."""
-    return torch.clamp(RoundThrough.apply(x / step) * step, low, high)  # type: ignore[no-untyped-call, no-any-return]
+    rounded: Tensor = RoundThrough.apply(x / step)  # type: ignore[no-untyped-call]
+    return torch.clamp(rounded * step, low, high)
 
 
 def pack(y: Tensor, uv: Tensor, grid: int) -> Tensor:
@@ -122,11 +122,11 @@ class Conv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.folded()
-        return F.conv2d(x, weight, bias, padding=self.padding)  # type: ignore[arg-type]
+        return F.conv2d(x, weight, bias, padding=self.weight.shape[2] // 2)
 
 
 class RepConv(nn.Module):
-    """A convolution that is trained as 3 x 3 + 1 x 1 (+ identity where widths agree) and used as one 3 x 3."""
+    """A convolution that is trained as 3 x 3 + 1 x 1 (+ identity where widths agree), used as one 3 x 3."""
 
     levels = 0
 
@@ -157,8 +157,10 @@ class RepConv(nn.Module):
 
 
 def int8_weights(weight: Tensor, levels: int) -> Tensor:
-    """`weight` (O, I, k, k) as int8 keeps it: per output channel, `levels` steps to either side of zero. The gradient
-    passes unchanged (quantisation-aware training; Jacob et al., CVPR 2018). `levels` 0 leaves it alone."""
+    """`weight` (O, I, k, k) as int8 keeps it: per output channel, `levels` steps to either side of zero.
+
+    The gradient passes unchanged (quantisation-aware training; Jacob et al., CVPR 2018). `levels` 0 leaves it
+    alone."""
     if not levels:
         return weight
     step = weight.detach().abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-8) / levels
@@ -172,8 +174,8 @@ class Student(nn.Module):
     """See the module's docstring for the picture.
 
     forward(y, uv, state, strength): y (N, 1, H, W), uv (N, 2, H/2, W/2) float grey levels 0..255 with H and W
-    multiples of 8; state, the calmed planes (y, uv) of the frame before, or None at the start, where the frame
-    itself stands in (so that nothing is mixed in). Returns the planes out and the new state.
+    multiples of 8; state, the calmed planes (y, uv) of the frame before, or None at the start, where the
+    frame itself stands in (so that nothing is mixed in). Returns the planes out and the new state.
     """
 
     def __init__(self, config: StudentConfig | None = None) -> None:
@@ -195,7 +197,8 @@ class Student(nn.Module):
 
     def fuse(self, x: Planes, state: Planes) -> Planes:
         """The recursive filter: planes and state -> correction g * d, planes of the same shapes."""
-        d = tuple(torch.clamp(s - p, -128, 127) for p, s in zip(x, state, strict=True))
+        low, high = -128 * DIFFERENCE_STEP, 127 * DIFFERENCE_STEP
+        d = torch.clamp(state[0] - x[0], low, high), torch.clamp(state[1] - x[1], low, high)
         e = F.relu(self.gate_in(pack(*d, GATE_GRID) / 128))
         e = F.relu(self.gate_mid(e))
         gates = unpack(torch.clamp(self.gate_out(e), 0, GATE_MAX), GATE_GRID)
@@ -221,7 +224,7 @@ class Student(nn.Module):
         return y + strength * (c[0] + r[0]), uv + strength * (c[1] + r[1]), f
 
     def clip(self, y: Tensor, uv: Tensor, keep: slice = slice(None)) -> Planes:
-        """A whole clip: y (N, T, 1, H, W), uv (N, T, 2, H/2, W/2) -> the frames `keep` of it, in the same layout.
+        """A whole clip: y (N, T, 1, H, W), uv (N, T, 2, H/2, W/2) -> the frames `keep` of it, in that layout.
 
         The recursion runs frame by frame, the sharpening of the kept frames at once, which is what makes
         training on clips affordable."""
@@ -230,11 +233,12 @@ class Student(nn.Module):
         if self.config.temporal:
             state: Planes = (y[:, 0], uv[:, 0])
             corrections: list[Planes] = []
-            for i in range(t):
+            for i in range(keep.indices(t)[1]):  # what comes after the kept frames changes nothing
                 c = self.fuse((y[:, i], uv[:, i]), state)
                 state = calmed(y[:, i], c[0]), calmed(uv[:, i], c[1])
                 corrections.append(c)
-            c = tuple(torch.stack(planes, 1).flatten(0, 1) for planes in zip(*corrections[keep], strict=True))  # type: ignore[assignment]
+            c_y, c_uv = zip(*corrections[keep], strict=True)
+            c = torch.stack(c_y, 1).flatten(0, 1), torch.stack(c_uv, 1).flatten(0, 1)
             r = self.sharpen((calmed(y0, c[0]), calmed(uv0, c[1])))
             y_out, uv_out = y0 + c[0] + r[0], uv0 + c[1] + r[1]
         else:

@@ -1,0 +1,235 @@
+"""The account that an exported model gives of itself: data, teachers, figures, how to make it again.
+
+All of it is read from the checkpoint, from notes about the data and from reports of `training.evaluate`;
+nothing is claimed that was not recorded or measured. Of the data only names, licences and counts appear,
+never paths.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import tomllib
+from collections.abc import Iterable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from sharpcam.errors import validation_line
+from training.data import DataError
+from training.recipe import Recipe, RecipeError, load_recipe
+
+UNSTATED = "as stated by its owner"
+NOT_RECORDED = "not recorded"
+
+
+# -- data ----------------------------------------------------------------------------------------------
+
+
+class Note(BaseModel):
+    """One row of a file of data notes: `[[data]]` with these keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    licence: str
+    count: int | None = Field(default=None, ge=1)
+    unit: str = "files"
+    use: Literal["training", "measuring"] = "training"
+    url: str = ""
+
+    @property
+    def amount(self) -> str:
+        return f"{self.count} {self.unit}" if self.count else "any number"
+
+
+def read_notes(path: Path | None) -> list[Note]:
+    """The rows of a TOML file of data notes. Raises DataError."""
+    if path is None:
+        return []
+    try:
+        rows = tomllib.loads(path.read_text(encoding="utf-8")).get("data", [])
+        notes = TypeAdapter(list[Note]).validate_python(rows)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise DataError(f"data notes {path}: {e.strerror if isinstance(e, OSError) else e}") from e
+    except ValidationError as e:
+        raise DataError(f"data notes {path}: {validation_line(e.errors())}") from e
+    if not notes:
+        raise DataError(f"data notes {path}: no [[data]] with name, licence and count")
+    return notes
+
+
+def read_reports(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """Reports of `python -m training.evaluate --json FILE`, by the names of their files. Raises DataError."""
+    reports: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        try:
+            report = json.loads(path.read_text(encoding="utf-8"))
+            for kind in ("input", "output"):
+                if not all(math.isfinite(report[kind][figure]) for figure in ("psnr", "ssim")):
+                    raise ValueError(f"{kind} has no PSNR and SSIM")
+        except OSError as e:
+            raise DataError(f"report {path}: {e.strerror}") from e
+        except (ValueError, KeyError, TypeError) as e:
+            raise DataError(f"report {path} is not one of training.evaluate with a model: {e!r}") from e
+        reports[path.stem] = report
+    return reports
+
+
+def data_rows(content: dict[str, Any]) -> list[Note]:
+    """What it was trained on: the notes, or else the folders that the checkpoint names."""
+    if notes := content.get("notes"):
+        return list(notes)
+    folders: dict[str, int] = {}
+    for entry in content.get("provenance") or []:
+        folders |= (entry.get("data") or {}).get("folders") or {}
+    return [Note(name=name, licence=UNSTATED, count=count) for name, count in folders.items()]
+
+
+# -- who taught ----------------------------------------------------------------------------------------
+
+
+def teacher_line(content: dict[str, Any]) -> str:
+    """All teachers of the steps that led to a checkpoint, those before `--start-from` among them."""
+    lines = list(dict.fromkeys(_teachers(content.get("provenance"))))
+    if lines == ["none"]:
+        return "none: learnt from the truth alone"
+    return "; ".join(lines)
+
+
+def _teachers(provenance: Sequence[dict[str, Any]] | None) -> list[str]:
+    if not provenance or provenance[0]["from_step"]:
+        return [NOT_RECORDED, *(_teacher(entry) for entry in provenance or [])]
+    lines: list[str] = []
+    for entry in provenance:
+        if start := entry.get("started_from"):
+            lines += _teachers(start.get("provenance"))
+        lines.append(_teacher(entry))
+    named = [line for line in lines if line != "none"]
+    return named or ["none"]
+
+
+def _teacher(entry: dict[str, Any]) -> str:
+    teacher = entry.get("teacher")
+    if not teacher:
+        return "none"
+    size = f"{teacher['kind']} of {teacher['parameters']:,} parameters"
+    if name := teacher.get("published"):
+        return f"{name} ({size}; licence {teacher['licence']})"
+    recipe = teacher.get("recipe")
+    made = f"recipe {recipe['name']}, step {teacher['step']:,}" if recipe else f"file {teacher['file']}"
+    return f"{made} ({size}; sha256 {teacher['sha256'][:16]})"
+
+
+# -- how good it is ------------------------------------------------------------------------------------
+
+
+def metrics(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """The manifest's rows: one for each report, or else the last validation of the training itself."""
+    rows: list[dict[str, Any]] = []
+    for name, report in content.get("reports", {}).items():
+        row: dict[str, Any] = {"set": report.get("set", name), "pictures": report.get("pairs")}
+        for kind, suffix in (("input", "before"), ("output", "after"), ("unsharp", "unsharp")):
+            figures = report.get(kind) or {}
+            row |= {f"{f}_{suffix}": round(figures[f], 4) for f in ("psnr", "ssim", "mae") if f in figures}
+        flicker = report.get("flicker") or {}
+        row |= {f"flicker_{k}": round(flicker[k], 3) for k in ("input", "output", "truth") if k in flicker}
+        rows.append({key: value for key, value in row.items() if value is not None})
+    figures = content.get("figures") or {}
+    if not rows and "psnr" in figures:
+        names = {
+            "psnr_before": "psnr_input",
+            "psnr_after": "psnr",
+            "ssim_before": "ssim_input",
+            "ssim_after": "ssim",
+        }
+        row = {"set": "the training's own validation clips, before the conversion to uint8"}
+        rows.append(row | {key: round(figures[name], 4) for key, name in names.items() if name in figures})
+    return rows
+
+
+# -- how to make it again ------------------------------------------------------------------------------
+
+
+def rebuild(recipe: Recipe, content: dict[str, Any]) -> str:
+    """The commands that make this model again, first things first; DIR stands for a folder of the data."""
+    provenance = content.get("provenance") or [{}]
+    lines: list[str] = []
+    taught, start = "", ""
+    for entry in provenance:
+        if teacher := entry.get("teacher"):
+            if teacher.get("recipe"):
+                theirs = Recipe.model_validate(teacher["recipe"])
+                lines.append(_command("teacher", theirs, teacher, "runs/teacher"))
+                taught = f" --teacher-weights runs/teacher/{teacher['file']}"
+            else:
+                taught = f" --teacher-weights {teacher['file']}"
+        if begun := entry.get("started_from"):
+            stage = Recipe.model_validate(begun["recipe"])
+            lines.append(rebuild(stage, begun).rsplit("\n", 1)[0])
+            start = f" --start-from runs/{stage.name}/{begun['file']}"
+    if recipe.loss.get("distill") and not taught and content.get("provenance"):
+        taught = " --no-teacher"
+    lines.append(_command("distill", recipe, content, f"runs/{recipe.name}") + taught + start)
+    lines.append(f"python -m training.export runs/{recipe.name}/last.pt --out models/NAME --data DIR")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _command(program: str, recipe: Recipe, content: dict[str, Any], out: str) -> str:
+    """The training command, with what the recipe changes from the shipped one of its name."""
+    try:
+        base, name = load_recipe(recipe.name), recipe.name
+    except RecipeError:
+        base, name = recipe, "RECIPE.toml"
+    changed = " ".join(
+        f"--set {shlex.quote(f'{k}={_toml(v)}')}" for k, v in differences(recipe, base).items()
+    )
+    data = ((content.get("provenance") or [{}])[0].get("data")) or {}
+    clips, source, lines = data.get("clips", {}), "--data DIR", ""
+    if packed := data.get("packed"):
+        source = f"--packed runs/{packed['file']} --data DIR"
+        lines = (
+            f"python -m training.data pack --data DIR --out runs/{packed['file']} --clips {packed['count']}"
+            f" --frames {clips['frames']} --crop {clips['crop']} --seed {clips['seed']}\n"
+        )
+    command = f"{lines}python -m training.{program} --recipe {name} {source} --out {out}"
+    return f"{command} {changed}".rstrip()
+
+
+def differences(recipe: Recipe, other: Recipe) -> dict[str, Any]:
+    """What `recipe` says otherwise than `other`: dotted keys and values, as `load_recipe` takes them."""
+    mine, theirs = (_flat(r.model_dump(mode="json")) for r in (recipe, other))
+    return {key: value for key, value in mine.items() if theirs.get(key) != value}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+# -- TOML ----------------------------------------------------------------------------------------------
+
+
+def to_toml(values: dict[str, Any], table: str = "") -> str:
+    """TOML of nested dictionaries, lists of dictionaries, strings, numbers, booleans and dates."""
+    plain, nested = [], []
+    for key, value in values.items():
+        name = f"{table}.{key}" if table else key
+        if isinstance(value, dict):
+            nested.append(f"\n[{name}]\n{to_toml(value, name)}" if value else f"\n[{name}]\n")
+        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            nested += [f"\n[[{name}]]\n{to_toml(item, name)}" for item in value]
+        elif value is not None:
+            plain.append(f"{key} = {_toml(value)}\n")
+    return "".join(plain + nested)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    return value.isoformat() if isinstance(value, date) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,231 @@
+"""What goes with an exported model: `model.toml` for the program, `CARD.md` and a picture for people."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tomllib
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpcam.engine import Engine
+from sharpcam.frame import Frame
+from sharpcam.geometry import to_rgb
+from sharpcam.sources.testcard import TestCard
+from training.account import NOT_RECORDED, Note, data_rows, metrics, rebuild, teacher_line, to_toml
+from training.data import DataError
+from training.networks.student import GATE_GRID, Student
+from training.recipe import Recipe
+
+STRIP = "card.png"
+STRIP_SIZE = (1280, 720)
+STRIP_FRAMES = 12  # so many come before the one that is shown: the recursion has settled
+STRIP_CROPS = ((556, 186, 212, 176), (872, 216, 212, 120))  # x, y, width, height: eyes, and small print
+
+
+# -- the manifest --------------------------------------------------------------------------------------
+
+
+def write_manifest(folder: Path, student: Student, recipe: Recipe, content: dict[str, Any]) -> None:
+    """Writes `folder`/model.toml for the graphs in `folder`, whose name is the model's.
+
+    `content` is the checkpoint, and may hold `notes`, `reports` and `version` beside. Raises DataError when a
+    report is about another file.
+    """
+    checksum = _sha256(folder / "model.onnx")
+    for name, report in content.get("reports", {}).items():
+        measured = report["output"].get("model", {}).get("sha256", checksum)
+        if measured != checksum:
+            raise DataError(
+                f"report {name} is about another file (sha256 {measured[:16]}, this is {checksum[:16]}):"
+                " export with the same data as before, or measure again"
+            )
+    config = student.config
+    values: dict[str, Any] = {
+        "name": folder.name,
+        "version": content.get("version", "1.0"),
+        "file": "model.onnx",
+        "sha256": checksum,
+        "layout": "yuv420",
+        "precision": "uint8",
+        "size_multiple": math.lcm(config.grid, GATE_GRID if config.temporal else 2),
+        "strength_input": True,
+        "description": _description(student),
+        "parameters": student.parameters_folded(),
+        "macs_per_pixel": round(student.macs_per_pixel(), 2),
+        "recipe": recipe.name,
+        "teacher": teacher_line(content),
+        "created": date.today(),
+    }
+    if config.temporal:
+        planes = (("y", (1, 1, "H", "W")), ("uv", (1, 2, "H/2", "W/2")))
+        # the first frame stands in for the one before it, so that nothing is mixed in
+        values["state"] = [
+            {"input": f"state_{p}", "output": f"state_{p}_out", "shape": s, "dtype": "uint8", "initial": p}
+            for p, s in planes
+        ]
+    values["training_data"] = [
+        {"name": f"{n.name} ({n.amount})", "licence": n.licence, **({"url": n.url} if n.url else {})}
+        for n in data_rows(content)
+        if n.use == "training"
+    ]
+    values["metrics"] = metrics(content)
+    if (folder / "model-float16.onnx").exists():
+        half = {"file": "model-float16.onnx", "sha256": _sha256(folder / "model-float16.onnx")}
+        values["variants"] = {"cuda": half | {"precision": "float16"}}
+    (folder / "model.toml").write_text(to_toml(values), encoding="utf-8")
+
+
+def _description(student: Student) -> str:
+    kind = "recurrent: motion-gated noise filter, then sharpener" if student.config.temporal else "still"
+    return f"{kind}, on I420 planes, {student.config.channels} channels"
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# -- the card ------------------------------------------------------------------------------------------
+
+
+def write_card(folder: Path, recipe: Recipe, content: dict[str, Any]) -> None:
+    """Writes `folder`/CARD.md and its picture. Loads the model in the product's engine to do so.
+
+    Raises ModelError when that cannot run it.
+    """
+    manifest = tomllib.loads((folder / "model.toml").read_text(encoding="utf-8"))
+    write_strip(folder)
+    rows = data_rows(content)
+    sections = [
+        f"# {manifest['name']} {manifest['version']}\n\n{_what(manifest)}",
+        f"![The test card: as a soft webcam sees it, sharpened, and the truth]({STRIP})\n\n"
+        "The program's own test card, from left to right: as a soft, noisy webcam sees it; sharpened by this"
+        " model; the truth. It was not trained on it.",
+        f"## Cost\n\n{_cost(folder, manifest)}",
+        f"## How it was made\n\n{_made(recipe, content)}\n\n```\n{rebuild(recipe, content)}\n```",
+        f"## Data and licences\n\n{_data(rows)}",
+        f"## How good it is\n\n{_quality(metrics(content))}",
+        f"## Limits\n\n{_limits(bool(manifest.get('state')), metrics(content))}",
+        f"## The whole recipe\n\n```toml\n{to_toml(recipe.model_dump(mode='json', exclude_none=True))}```",
+    ]
+    (folder / "CARD.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+
+
+def _what(manifest: dict[str, Any]) -> str:
+    state = (
+        " It remembers the frame before, calmed, and so takes noise and flicker away with the softness;"
+        if manifest.get("state")
+        else " Every frame stands for itself;"
+    )
+    return (
+        "A student network that sharpens webcam pictures for `sharpcam`. It takes and gives I420 planes as"
+        f" they are (uint8 in, uint8 out), everything between lies in the graph.{state} strength 0 gives the"
+        " picture back bit for bit."
+    )
+
+
+def _cost(folder: Path, manifest: dict[str, Any]) -> str:
+    macs = manifest["macs_per_pixel"]
+    files = ", ".join(f"`{p.name}` {p.stat().st_size / 1000:.0f} kB" for p in sorted(folder.glob("*.onnx")))
+    return (
+        f"{manifest['parameters']:,} parameters, {macs / 1000:.2f} thousand multiply-accumulates per pixel:"
+        f" {macs * 1280 * 720 / 1e9:.2f} billion for a frame of 1280x720. Files: {files}. How long that takes"
+        f" on your machine is told by `sharpcam bench --model {manifest['name']}`."
+    )
+
+
+def _made(recipe: Recipe, content: dict[str, Any]) -> str:
+    lines = [
+        f"- recipe `{recipe.name}`, seed {recipe.train.seed}, {content['step']:,} steps of"
+        f" {recipe.train.batch} clips, {content.get('seconds', 0) / 3600:.1f} hours",
+        f"- teacher: {teacher_line(content)}",
+        f"- commit: {content.get('commit') or NOT_RECORDED}",
+    ]
+    for entry in content.get("provenance") or []:
+        if start := entry.get("started_from"):
+            lines.append(
+                f"- started from step {start['step']:,} of recipe `{start['recipe']['name']}`"
+                f" (sha256 {start['sha256'][:16]})"
+            )
+    return "\n".join(lines)
+
+
+def _data(rows: list[Note]) -> str:
+    if not rows:
+        return f"{NOT_RECORDED.capitalize()}."
+    lines = ["| what | how many | licence | for |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {f'[{n.name}]({n.url})' if n.url else n.name} | {n.amount} | {n.licence} | {n.use} |"
+        for n in rows
+    ]
+    kept = "\n\nAbout a tenth of the training files, told by a hash of their names, served to measure only."
+    return "\n".join(lines) + kept
+
+
+def _quality(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return "Not measured."
+    figures = "PSNR before | unsharp mask | after | SSIM before | unsharp mask | after | flicker"
+    lines = [f"| set | pictures | {figures} |", "| --- |" + " ---: |" * 8]
+    for row in rows:
+
+        def cell(name: str, digits: int, row: dict[str, Any] = row) -> str:
+            return f"{row[name]:.{digits}f}" if name in row else "-"
+
+        psnr = " | ".join(cell(f"psnr_{k}", 2) for k in ("before", "unsharp", "after"))
+        ssim = " | ".join(cell(f"ssim_{k}", 4) for k in ("before", "unsharp", "after"))
+        flicker = "-"
+        if "flicker_input" in row:
+            flicker = f"{cell('flicker_input', 2)} to {cell('flicker_output', 2)}"
+        lines.append(f"| {row['set']} | {row.get('pictures', '-')} | {psnr} | {ssim} | {flicker} |")
+    return "\n".join(lines) + (
+        "\n\nPSNR in dB and SSIM (Gaussian window 11, sigma 1.5) of RGB pictures. The unsharp mask is the"
+        " best of its kind on each set. Flicker: mean change from frame to frame where the truth is calm, in"
+        " grey levels, before and after."
+    )
+
+
+def _limits(temporal: bool, rows: list[dict[str, Any]]) -> str:
+    limits = [
+        "It sharpens what is soft; it does not invent what is gone. Faces that are badly out of focus or"
+        " smeared by fast motion stay so.",
+        "It was trained on simulated webcams (`training/degrade.py`): lens blur, motion, sensor noise, the"
+        " camera's own smoothing and sharpening, MJPEG. Other damage, such as a call's heavy compression, is"
+        " rare there.",
+        "It sees the numbers of the planes, not their colour range; both ranges were in the training.",
+    ]
+    if temporal:
+        limits.append(
+            "It looks back, never ahead: the first frames after a cut are less calm than those after."
+        )
+    worse = [r["set"] for r in rows if r.get("psnr_after", 0) < r.get("psnr_before", 0)]
+    if worse:
+        limits.append(f"Measured to be no gain in PSNR: {', '.join(worse)}.")
+    return "\n".join(f"- {limit}" for limit in limits)
+
+
+def write_strip(folder: Path) -> None:
+    """Writes the card's picture: the test card before, after and in truth. Raises ModelError."""
+    card = TestCard(STRIP_SIZE)
+    engine = Engine.load(folder, STRIP_SIZE, provider="cpu", threads=1)
+    before, after = Frame(*STRIP_SIZE), Frame(*STRIP_SIZE)
+    for n in range(STRIP_FRAMES):
+        card.soft(n, before)
+        before.captured_ns = n * 33_000_000
+        engine.process(before, after)
+    engine.close()
+    pictures = [to_rgb(frame) for frame in (before, after, card.truth(STRIP_FRAMES - 1))]
+    rows = [np.hstack([_crop(picture, crop) for picture in pictures]) for crop in STRIP_CROPS]
+    strip = np.ascontiguousarray(np.vstack(rows)[..., ::-1])
+    if not cv2.imwrite(str(folder / STRIP), strip, [cv2.IMWRITE_PNG_COMPRESSION, 9]):
+        raise OSError(f"cannot write {folder / STRIP}")
+
+
+def _crop(picture: NDArray[np.uint8], crop: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    x, y, width, height = crop
+    return picture[y : y + height, x : x + width]

@@ -1,0 +1,322 @@
+"""A student as an ONNX graph: one description, three arithmetics.
+
+`assemble` writes the student's graph once, through an `Ops` object that knows the arithmetic: `FloatOps` in
+float32 or float16 with casts at the ends, `QuantOps` as the fully quantised graph (QLinearConv, QLinearAdd,
+QLinearMul) whose tensors are uint8 from the first to the last, which is what runs at the int8 peak of a CPU.
+
+Weights are per output channel and use 7 of their 8 bits, because processors without VNNI add pairs of uint8 x
+int8 products in 16 bits, which 8-bit weights overflow: so every machine gives the same picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from training.networks.student import (
+    CORRECTION_STEP,
+    DIFFERENCE_STEP,
+    GATE_GRID,
+    GATE_MAX,
+    WEIGHT_LEVELS,
+    Conv,
+    RepConv,
+    Student,
+)
+
+OPSET = 17
+PLANES = ("y", "uv")
+Array = NDArray[Any]
+Ranges = dict[str, tuple[float, float]]  # (low, high) of a layer's output
+Weights = dict[str, tuple[Array, Array]]
+
+
+def folded_weights(student: Student) -> Weights:
+    """Weight and bias of each convolution as it ships, in float32 numpy."""
+    convolutions = {n: m for n, m in student.named_modules() if isinstance(m, Conv | RepConv)}
+    folded = {n: m.folded() for n, m in convolutions.items()}
+    return {n: (w.detach().numpy(), b.detach().numpy()) for n, (w, b) in folded.items()}
+
+
+class Graph:
+    """Nodes and constants of a graph in the making."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
+
+    def constant(self, value: Array, name: str) -> str:
+        if name not in self.constants:
+            self.constants[name] = numpy_helper.from_array(np.array(value, order="C"), name)
+        return name
+
+    def node(self, op: str, inputs: Iterable[str], output: str, **attributes: Any) -> str:
+        domain = attributes.pop("domain", "")
+        self.nodes.append(
+            helper.make_node(op, list(inputs), [output], name=output, domain=domain, **attributes)
+        )
+        return output
+
+    def pack(self, planes: dict[str, str], grid: int, name: str) -> str:
+        parts = [
+            self.node("SpaceToDepth", [planes[p]], f"{name}_{p}_blocks", blocksize=grid // (1 + (p == "uv")))
+            for p in PLANES
+        ]
+        return self.node("Concat", parts, f"{name}_blocks", axis=1)
+
+    def unpack(self, x: str, grid: int, name: str) -> dict[str, str]:
+        split = self.constant(np.array([grid * grid, grid * grid // 2], np.int64), f"split{grid}")
+        parts = [f"{name}_{p}_blocks" for p in PLANES]
+        self.nodes.append(helper.make_node("Split", [x, split], parts, name=f"{name}_split", axis=1))
+        return {
+            p: self.node("DepthToSpace", [part], f"{name}_{p}", blocksize=grid // (1 + (p == "uv")))
+            for p, part in zip(PLANES, parts, strict=True)
+        }
+
+
+class FloatOps:
+    """Tensors are grey levels in float32 or float16."""
+
+    def __init__(self, graph: Graph, weights: Weights, half: bool = False) -> None:
+        self.graph, self.weights = graph, weights
+        self.dtype: type[np.floating[Any]] = np.float16 if half else np.float32
+        self.kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+
+    def _scalar(self, value: float, name: str) -> str:
+        return self.graph.constant(np.array(value, self.dtype), name)
+
+    def load(self, x: str) -> str:
+        return self.graph.node("Cast", [x], f"{x}_float", to=self.kind)
+
+    def store(self, x: str, name: str) -> str:
+        rounded = self.graph.node("Round", [x], f"{name}_rounded")
+        return self.graph.node("Cast", [rounded], name, to=TensorProto.UINT8)
+
+    def pack(self, planes: dict[str, str], grid: int, name: str) -> str:
+        return self.graph.pack(planes, grid, name)
+
+    def unpack(self, x: str, grid: int, name: str) -> dict[str, str]:
+        return self.graph.unpack(x, grid, name)
+
+    def clip(self, x: str, low: float, high: float, name: str) -> str:
+        return self.graph.node(
+            "Clip", [x, self._scalar(low, f"k{low}"), self._scalar(high, f"k{high}")], name
+        )
+
+    def difference(self, a: str, b: str, name: str) -> str:
+        raw = self.graph.node("Sub", [a, b], f"{name}_raw")
+        return self.clip(raw, -128 * DIFFERENCE_STEP, 127 * DIFFERENCE_STEP, name)
+
+    def conv(
+        self, x: str, layer: str, *, relu: bool, scale: float = 1.0, offset: float = 0.0, gate: bool = False
+    ) -> str:
+        """A convolution of (x - offset) * scale, then ReLU, or the clamp of the gate."""
+        weight, bias = self.weights[layer]
+        g = self.graph
+        if offset:
+            x = g.node("Sub", [x, self._scalar(offset, f"k{offset}")], f"{x}_{layer}_centred")
+        inputs = [
+            x,
+            g.constant((weight * scale).astype(self.dtype), f"{layer}.weight"),
+            g.constant(bias.astype(self.dtype), f"{layer}.bias"),
+        ]
+        k = weight.shape[2]
+        out = g.node(
+            "Conv",
+            inputs,
+            f"{layer}.linear" if relu or gate else layer,
+            kernel_shape=[k, k],
+            pads=[k // 2] * 4,
+        )
+        if gate:
+            return self.clip(out, 0, GATE_MAX, layer)
+        return g.node("Relu", [out], layer) if relu else out
+
+    def correction(self, difference: str, gate: str, name: str) -> str:
+        product = self.graph.node("Mul", [difference, gate], f"{name}_product")
+        step = self._scalar(CORRECTION_STEP, "correction_step")
+        rounded = self.graph.node(
+            "Round", [self.graph.node("Div", [product, step], f"{name}_steps")], f"{name}_rounded"
+        )
+        return self.clip(self.graph.node("Mul", [rounded, step], f"{name}_raw"), -64, 63.5, name)
+
+    def apply(self, x: str, correction: str, name: str) -> str:
+        """x + correction, rounded to grey levels, in 0..255."""
+        rounded = self.graph.node(
+            "Round", [self.graph.node("Add", [x, correction], f"{name}_sum")], f"{name}_rounded"
+        )
+        return self.clip(rounded, 0, 255, name)
+
+    def residual(self, tail: str, correction: str | None, name: str) -> str:
+        scaled = self.graph.node("Mul", [tail, self._scalar(128.0, "levels")], f"{name}_levels")
+        return scaled if correction is None else self.graph.node("Add", [scaled, correction], name)
+
+    def output(self, x: str, residual: str, strength: str, name: str) -> str:
+        if self.dtype is np.float16 and f"{strength}_half" not in {n.name for n in self.graph.nodes}:
+            self.graph.node("Cast", [strength], f"{strength}_half", to=self.kind)
+        strength = f"{strength}_half" if self.dtype is np.float16 else strength
+        scaled = self.graph.node("Mul", [residual, strength], f"{name}_scaled")
+        total = self.graph.node("Add", [f"{x}_float", scaled], f"{name}_sum")
+        return self.store(self.clip(total, 0, 255, f"{name}_clipped"), name)
+
+
+class QuantOps:
+    """Tensors are uint8; each knows its scale (grey levels or activation units per step) and zero point."""
+
+    def __init__(self, graph: Graph, weights: Weights, ranges: Ranges) -> None:
+        self.graph, self.weights, self.ranges = graph, weights, ranges
+        self.steps: dict[str, tuple[float, int]] = {}
+
+    def _q(self, step: float, zero: int) -> list[str]:
+        scale = self.graph.constant(np.array(step, np.float32), f"step{step:.9g}")
+        return [scale, self.graph.constant(np.array(zero, np.uint8), f"zero{zero}")]
+
+    def _of(self, x: str) -> list[str]:
+        return self._q(*self.steps[x])
+
+    def _range(self, layer: str, relu: bool) -> tuple[float, int]:
+        low, high = self.ranges[layer]
+        if relu:
+            return max(high, 1e-3) / 255, 0
+        return max(-low, high, 1e-3) / 127, 128
+
+    def load(self, x: str) -> str:
+        self.steps[x] = (1.0, 0)
+        return x
+
+    def store(self, x: str, name: str) -> str:
+        return self.graph.node("Identity", [x], name)
+
+    def pack(self, planes: dict[str, str], grid: int, name: str) -> str:
+        out = self.graph.pack(planes, grid, name)
+        self.steps[out] = self.steps[planes["y"]]
+        return out
+
+    def unpack(self, x: str, grid: int, name: str) -> dict[str, str]:
+        out = self.graph.unpack(x, grid, name)
+        self.steps |= dict.fromkeys(out.values(), self.steps[x])
+        return out
+
+    def _binary(self, op: str, a: list[str], b: list[str], out: tuple[float, int], name: str) -> str:
+        self.steps[name] = out
+        return self.graph.node(op, [*a, *b, *self._q(*out)], name, domain="com.microsoft")
+
+    def difference(self, a: str, b: str, name: str) -> str:
+        # saturation is the clamp; the negative scale subtracts
+        step, zero = self.steps[b]
+        return self._binary(
+            "QLinearAdd", [a, *self._of(a)], [b, *self._q(-step, zero)], (DIFFERENCE_STEP, 128), name
+        )
+
+    def conv(
+        self, x: str, layer: str, *, relu: bool, scale: float = 1.0, offset: float = 0.0, gate: bool = False
+    ) -> str:
+        weight, bias = self.weights[layer]
+        g = self.graph
+        step, zero = self.steps[x]
+        step, zero = step * scale, zero + int(offset)
+        w_step = np.maximum(np.abs(weight).max(axis=(1, 2, 3)), 1e-8) / WEIGHT_LEVELS
+        # a bias of nearly dead weights fits int32 too
+        w_step = np.maximum(w_step, np.abs(bias) / (step * 2**30))
+        q = np.round(weight / w_step[:, None, None, None]).astype(np.int8)
+        b = np.round(bias / (step * w_step))
+        out = (GATE_MAX / 255, 0) if gate else self._range(layer, relu)
+        self.steps[layer] = out
+        k = weight.shape[2]
+        inputs = [
+            x,
+            *self._q(step, zero),
+            g.constant(q, f"{layer}.weight"),
+            g.constant(w_step.astype(np.float32), f"{layer}.step"),
+            g.constant(np.zeros(len(weight), np.int8), f"{layer}.zero"),
+            *self._q(*out),
+            g.constant(b.astype(np.int32), f"{layer}.bias"),
+        ]
+        return g.node("QLinearConv", inputs, layer, kernel_shape=[k, k], pads=[k // 2] * 4)
+
+    def correction(self, difference: str, gate: str, name: str) -> str:
+        a, b = [difference, *self._of(difference)], [gate, *self._of(gate)]
+        return self._binary("QLinearMul", a, b, (CORRECTION_STEP, 128), name)
+
+    def apply(self, x: str, correction: str, name: str) -> str:
+        return self._binary(
+            "QLinearAdd", [x, *self._of(x)], [correction, *self._of(correction)], (1.0, 0), name
+        )
+
+    def residual(self, tail: str, correction: str | None, name: str) -> str:
+        step, zero = self.steps[tail]
+        levels = (step * 128, zero)
+        if correction is None:
+            self.steps[tail] = levels
+            return tail
+        return self._binary(
+            "QLinearAdd",
+            [tail, *self._q(*levels)],
+            [correction, *self._of(correction)],
+            self._range(name, False),
+            name,
+        )
+
+    def output(self, x: str, residual: str, strength: str, name: str) -> str:
+        # strength scales the residual's step: 0 gives the input bit for bit
+        step, zero = self.steps[residual]
+        scale = self.graph.node("Mul", [strength, self._q(step, zero)[0]], f"{name}_step")
+        b = [residual, scale, self._q(step, zero)[1]]
+        return self._binary("QLinearAdd", [x, *self._q(1.0, 0)], b, (1.0, 0), name)
+
+
+def assemble(graph: Graph, ops: FloatOps | QuantOps, student: Student) -> None:
+    """The student's graph, as in the picture at the top of networks/student.py."""
+    config = student.config
+    x = {p: ops.load(p) for p in PLANES}
+    corrections: dict[str, str] = {}
+    f = x
+    if config.temporal:
+        d = {p: ops.difference(ops.load(f"state_{p}"), x[p], f"difference_{p}") for p in PLANES}
+        e = ops.conv(ops.pack(d, GATE_GRID, "difference"), "gate_in", relu=True, scale=1 / 128)
+        e = ops.conv(e, "gate_mid", relu=True)
+        gates = ops.unpack(ops.conv(e, "gate_out", relu=False, gate=True), GATE_GRID, "gate")
+        corrections = {p: ops.correction(d[p], gates[p], f"correction_{p}") for p in PLANES}
+        f = {p: ops.apply(x[p], corrections[p], f"fused_{p}") for p in PLANES}
+        for p in PLANES:
+            ops.store(f[p], f"state_{p}_out")
+    h = ops.conv(ops.pack(f, config.grid, "fused"), "head", relu=True, scale=1 / 128, offset=128)
+    for i in range(config.depth):
+        h = ops.conv(h, f"body.{i}", relu=True)
+    residuals = ops.unpack(ops.conv(h, "tail", relu=False), config.grid, "tail")
+    for p in PLANES:
+        residual = ops.residual(residuals[p], corrections.get(p), f"residual_{p}")
+        ops.output(p, residual, "strength", f"{p}_out")
+
+
+def build_model(
+    student: Student, precision: str, ranges: Ranges | None = None, extra_outputs: Iterable[str] = ()
+) -> onnx.ModelProto:
+    """The student as an ONNX model of `precision` float32, float16 or uint8 (which needs `ranges`)."""
+    graph = Graph()
+    weights = folded_weights(student)
+    ops: FloatOps | QuantOps
+    if precision == "uint8":
+        if ranges is None:
+            raise ValueError("a uint8 graph needs calibrated ranges")
+        ops = QuantOps(graph, weights, ranges)
+    else:
+        ops = FloatOps(graph, weights, half=precision == "float16")
+    assemble(graph, ops, student)
+    planes: list[tuple[str, list[int | str]]] = [("y", [1, 1, "H", "W"]), ("uv", [1, 2, "H/2", "W/2"])]
+    state = [(f"state_{n}", s) for n, s in planes] if student.config.temporal else []
+    value = helper.make_tensor_value_info
+    inputs = [value(n, TensorProto.UINT8, s) for n, s in planes] + [value("strength", TensorProto.FLOAT, [])]
+    inputs += [value(n, TensorProto.UINT8, s) for n, s in state]
+    outputs = [value(f"{n}_out", TensorProto.UINT8, s) for n, s in planes + state]
+    outputs += [value(n, TensorProto.FLOAT, [None] * 4) for n in extra_outputs]
+    proto = helper.make_graph(graph.nodes, "sharpcam", inputs, outputs, list(graph.constants.values()))
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(proto, opset_imports=opsets, ir_version=9, producer_name="sharpcam")
+    onnx.checker.check_model(model)
+    return model

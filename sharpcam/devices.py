@@ -136,11 +136,11 @@ def find_virtual_camera(wanted: str | None = None, label: str = LABEL) -> VideoD
         device = _pick(wanted, video_devices())
     except DeviceNotFound as error:
         there = ", ".join(map(str, found))
-        raise DeviceNotFound(str(error), f"there are {there}" if there else f"run: {MODPROBE}") from None
+        raise DeviceNotFound(str(error), f"found: {there}" if there else f"run: {MODPROBE}") from None
     if not device.is_loopback and device.caps is not None:
         raise DeviceNotFound(
             f"{device} is not a virtual camera (its driver is {device.driver or 'unknown'})",
-            f"there are {', '.join(map(str, found))}" if found else f"run: {MODPROBE}",
+            f"found: {', '.join(map(str, found))}" if found else f"run: {MODPROBE}",
         )
     return device
 
@@ -238,9 +238,7 @@ def _pick(wanted: str, devices: Sequence[VideoDevice]) -> VideoDevice:
 def _camera_hint(devices: Sequence[VideoDevice]) -> str:
     there = [str(d) for d in devices if d.captures and not d.is_ours]
     return (
-        f"there are {', '.join(there)}"
-        if there
-        else "connect a camera; `sharpcam devices` lists what is found"
+        f"found: {', '.join(there)}" if there else "connect a camera; `sharpcam devices` lists what is found"
     )
 
 

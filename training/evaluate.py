@@ -58,19 +58,21 @@ def evaluate(
     *,
     clip: bool = False,
     lpips: LPIPS | None = None,
+    tuned_on: int = TUNED_ON,
     samples: int = 0,
     tick: Tick = lambda what, done, total: None,
 ) -> Evaluation:
     """Measures the input, the best unsharp mask and the `subjects` ("output", "teacher") on `pairs`.
 
-    With `clip` the pairs of one folder are consecutive frames. Crops of `samples` pictures, evenly spread,
-    are kept. Raises MediaError for pairs that cannot be measured, and whatever the subjects raise.
+    With `clip` the pairs of one folder are consecutive frames. `tuned_on` pictures, evenly spread, find the
+    unsharp mask (0: leave it out); crops of `samples` pictures are kept. Raises MediaError for pairs that
+    cannot be measured, and whatever the subjects raise.
     """
     if not pairs:
         raise ValueError("no pairs to evaluate on")
-    tuned = spread(pairs, TUNED_ON)
-    best = metrics.best_unsharp(_watched(tuned, "tuning the unsharp mask", tick))
-    subjects = {"unsharp": Unsharp(best, len(tuned)), **subjects}
+    if tuned := spread(pairs, tuned_on):
+        best = metrics.best_unsharp(_watched(tuned, "tuning the unsharp mask", tick))
+        subjects = {"unsharp": Unsharp(best, len(tuned)), **subjects}
     found = Evaluation()
     kept = set(spread(pairs, samples))
     flickers: list[dict[str, float]] = []

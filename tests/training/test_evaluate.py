@@ -509,16 +509,15 @@ def test_exit_codes(
 # --- large sets -------------------------------------------------------------------------------------------
 
 
-def test_large_sets_tune_the_unsharp_mask_on_some(
-    pairs_dir: Path, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(training.evaluate, "TUNED_ON", 2)
-    found = run("--model", "none", "--pairs", pairs_dir)
+def test_large_sets_tune_the_unsharp_mask_on_some(pairs_dir: Path) -> None:
     pairs = find_pairs(pairs_dir)
+    found = evaluate(pairs, {}, tuned_on=2).report
     best = metrics.best_unsharp([read_pair(pairs[0]), read_pair(pairs[4])])
     assert found["unsharp"]["tuned_on"] == 2
     assert (found["unsharp"]["sigma"], found["unsharp"]["amount"]) == (best.sigma, best.amount)
     assert found["pairs"] == 5
+    assert training.evaluate.TUNED_ON == 40
+    assert "unsharp" not in evaluate(pairs, {}, tuned_on=0).report
 
 
 def test_spread_is_even_and_holds_both_ends(pairs_dir: Path) -> None:

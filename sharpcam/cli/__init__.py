@@ -230,6 +230,18 @@ def devices(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Tell what is missing, and the command that mends it; 1 when something needed is."""
+
+    def work() -> int:
+        from sharpcam.cli.doctor import run_doctor
+
+        return run_doctor(as_json)
+
+    _end(work)
+
+
+@app.command()
 def models(
     name: Annotated[str | None, typer.Argument(help="Show the card of this model.")] = None,
     as_json: AsJson = False,

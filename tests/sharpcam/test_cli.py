@@ -129,9 +129,9 @@ def test_version() -> None:
 def test_help_lists_the_commands() -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("run", "process", "bench", "devices", "models"):
+    for command in ("run", "process", "bench", "devices", "doctor", "models"):
         assert f"\n  {command} " in out
-    for later in ("doctor", "service", "ui", "pause"):
+    for later in ("service", "ui", "pause"):
         assert f"\n  {later} " not in out
 
 

@@ -107,6 +107,13 @@ def config_file() -> Path:
     return base / "sharpcam" / "config.toml"
 
 
+def settings_file(path: Path | None = None, env: Mapping[str, str] | None = None) -> Path:
+    """The file that `load_config` reads: the one named, SHARPCAM_CONFIG, or the user's own."""
+    env = os.environ if env is None else env
+    named = env.get(f"{PREFIX}CONFIG")
+    return (path or (Path(named) if named else config_file())).expanduser()
+
+
 def load_config(
     path: Path | None = None,
     flags: Mapping[str, Any] | None = None,
@@ -119,9 +126,8 @@ def load_config(
     env = os.environ if env is None else env
     origins: dict[str, str] = {}
     tree: dict[str, dict[str, Any]] = {}
-    named = path or (Path(env[f"{PREFIX}CONFIG"]) if env.get(f"{PREFIX}CONFIG") else None)
-    file = (named or config_file()).expanduser()
-    if named or file.is_file():
+    file = settings_file(path, env)
+    if path or env.get(f"{PREFIX}CONFIG") or file.is_file():
         for key, (value, line) in _read_file(file).items():
             _set(tree, key, value)
             origins[key] = f"{file}, line {line}"

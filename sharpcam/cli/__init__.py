@@ -31,6 +31,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich would take longer to load than most commands to run
     pretty_exceptions_enable=False,
 )
+config_app = typer.Typer(help="Show, find or check the settings.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
 
 
 class ProviderChoice(StrEnum):
@@ -64,6 +66,7 @@ Threads = Annotated[
     int | None, typer.Option(min=1, max=256, help="CPU threads of the model.  [default: all cores but one]")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE.toml", help="Settings file.")]
 
 
 def _version(asked: bool) -> None:
@@ -121,7 +124,7 @@ def run(
     report: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Write the numbers of the run.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings file.")] = None,
+    config: ConfigFile = None,
 ) -> None:
     """Sharpen a camera (or a file) into a virtual camera (or a file). Ctrl-C ends it cleanly."""
 
@@ -252,6 +255,44 @@ def models(
         from sharpcam.cli.models import run_models
 
         return run_models(name, as_json)
+
+    _end(work)
+
+
+@config_app.command("show")
+def config_show(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Print all settings that hold now, as a TOML file."""
+
+    def work() -> int:
+        from sharpcam.cli.config import run_show
+
+        return run_show(config, as_json)
+
+    _end(work)
+
+
+@config_app.command("path")
+def config_path() -> None:
+    """Print where the settings are read from."""
+
+    def work() -> int:
+        from sharpcam.cli.config import run_path
+
+        return run_path()
+
+    _end(work)
+
+
+@config_app.command("check")
+def config_check(
+    file: Annotated[Path | None, typer.Argument(metavar="FILE.toml", help="Settings file.")] = None,
+) -> None:
+    """Tell whether a settings file can be used; an error names line and key."""
+
+    def work() -> int:
+        from sharpcam.cli.config import run_check
+
+        return run_check(file)
 
     _end(work)
 

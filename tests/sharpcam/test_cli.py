@@ -129,7 +129,7 @@ def test_version() -> None:
 def test_help_lists_the_commands() -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("run", "process", "bench", "devices", "doctor", "models"):
+    for command in ("run", "process", "bench", "devices", "doctor", "models", "config"):
         assert f"\n  {command} " in out
     for later in ("service", "ui", "pause"):
         assert f"\n  {later} " not in out

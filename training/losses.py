@@ -39,6 +39,16 @@ def mse(output: Tensor, truth: Tensor) -> Tensor:
     return _difference(output, truth).square().mean()
 
 
+def psnr_loss(output: Tensor, truth: Tensor, eps: float = (1 / 255) ** 2) -> Tensor:
+    """Mean over the pictures of ln(1 + mean squared error / eps): minus PSNR, up to scale and a constant (NAFNet, Chen et
+    al., ECCV 2022).
+
+    A dB is a dB: a mildly soft picture counts as much as one that is beyond help, whose error is a hundred times
+    larger. `eps`, one grey level, lets perfect pictures rest.
+    """
+    return _difference(output, truth).square().flatten(1).mean(1).div(eps).log1p().mean()
+
+
 def charbonnier(output: Tensor, truth: Tensor, eps: float = 1e-3) -> Tensor:
     """Mean of sqrt(d^2 + eps^2): the absolute difference, smooth at zero (Charbonnier et al., 1994)."""
     return _smooth(_difference(output, truth), eps).mean()
@@ -84,7 +94,9 @@ def ms_ssim(output: Tensor, truth: Tensor, scales: int | None = None) -> Tensor:
     fit = min(5, 1 + int(math.log2(min(x.shape[-2:]) / WINDOW)))
     scales = scales or fit
     if not 1 <= scales <= fit:
-        raise ValueError(f"{scales} scales do not fit {tuple(x.shape)}: at most {fit}, sides of {WINDOW} at the last")
+        raise ValueError(
+            f"{scales} scales do not fit {tuple(x.shape)}: at most {fit}, sides of {WINDOW} at the last"
+        )
     weights = [w / sum(MS_SSIM_WEIGHTS[:scales]) for w in MS_SSIM_WEIGHTS[:scales]]
     product = torch.ones(x.shape[:2], dtype=x.dtype, device=x.device)
     for scale, weight in enumerate(weights, 1):
@@ -211,7 +223,9 @@ class Taps(AbstractContextManager["Taps"]):
 # -- a teacher's word, and time --------------------------------------------------------------------------
 
 
-def distillation(output: Tensor, teacher: Tensor, truth: Tensor, gate: bool = True, eps: float = 1e-3) -> Tensor:
+def distillation(
+    output: Tensor, teacher: Tensor, truth: Tensor, gate: bool = True, eps: float = 1e-3
+) -> Tensor:
     """Charbonnier towards the teacher's output, where that is nearer to the truth than the student's.
 
     Without `gate`, everywhere. The mean is over all elements, so that the term fades as the student
@@ -247,6 +261,7 @@ class Term:
 LOSSES: dict[str, Term] = {
     "l1": Term(l1),
     "mse": Term(mse),
+    "psnr": Term(psnr_loss),
     "charbonnier": Term(charbonnier),
     "ssim": Term(ssim_loss),
     "ms_ssim": Term(ms_ssim_loss),
@@ -341,7 +356,9 @@ class WeightedLoss(nn.Module):
                 raise ValueError(f"loss {name!r} was not given: {', '.join(missing)}")
             arguments = [given[what] for what in term.takes]
             if name != "temporal":
-                arguments = [a.flatten(0, 1) if isinstance(a, Tensor) and a.dim() == 5 else a for a in arguments]
+                arguments = [
+                    a.flatten(0, 1) if isinstance(a, Tensor) and a.dim() == 5 else a for a in arguments
+                ]
             values[name] = (term.compute or self.modules_of[name])(*arguments)
         total = torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
         return total, {name: value.detach() for name, value in values.items()}

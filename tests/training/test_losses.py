@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,15 @@ def test_differences_by_definition(name: str) -> None:
     assert compute(x, x).item() == pytest.approx(1e-3 if name not in ("l1", "mse") else 0, abs=1e-9)
 
 
+def test_psnr_counts_every_picture_in_decibels() -> None:
+    truth = torch.rand(3, 3, 16, 16)
+    output = truth.clone()
+    output[0] += 0.1  # 20 dB
+    output[1] += 0.01  # 40 dB
+    expected = sum(math.log(1 + (255 * d) ** 2) for d in (0.1, 0.01, 0.0)) / 3
+    assert float(LOSSES["psnr"].compute(output, truth)) == pytest.approx(expected, abs=1e-5)  # type: ignore[misc]
+
+
 def test_edge_sees_edges_and_not_brightness() -> None:
     x = pictures(1)
     assert edge(x + 0.3, x).item() == pytest.approx(1e-3, rel=1e-3)
@@ -153,7 +164,10 @@ def test_ms_ssim_by_definition() -> None:
                 luminance = (2 * ma * mb + 1e-4) / (ma**2 + mb**2 + 1e-4)
                 product *= (cs if scale < scales - 1 else cs * luminance).mean() ** weights[scale]
                 height, width = a.shape[0] // 2 * 2, a.shape[1] // 2 * 2
-                a, b = (p[:height, :width].reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3)) for p in (a, b))
+                a, b = (
+                    p[:height, :width].reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3))
+                    for p in (a, b)
+                )
             per_channel.append(product)
         return float(np.mean(per_channel))
 
@@ -492,7 +506,9 @@ def test_recipes_that_cannot_be_are_explained(tmp_path: Path) -> None:
     refused(lambda: WeightedLoss({"resnet18": 1.0}), "needs the file of resnet18's weights")
     refused(lambda: WeightedLoss({"features": 1.0}), "needs a FeatureDistillation")
     refused(lambda: WeightedLoss({"vgg16": 1.0}, vgg16=tmp_path / "no.pth"), "no weights at", ModelError)
-    refused(lambda: WeightedLoss({"mse_teacher": 1.0})(pictures(1), pictures(2)), "not given: teacher", ValueError)
+    refused(
+        lambda: WeightedLoss({"mse_teacher": 1.0})(pictures(1), pictures(2)), "not given: teacher", ValueError
+    )
     refused(lambda: WeightedLoss({"distill": 1.0})(pictures(1)), "not given: teacher, truth", ValueError)
 
 

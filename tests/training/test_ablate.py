@@ -223,6 +223,10 @@ def test_both_sides_get_the_same_but_for_the_teacher(
     assert not any(name.endswith("_input") for name in report["sets"][HELD_OUT])
     assert (report["recipe"], report["steps"], report["seeds"]) == ("tiny", 2, [5, 6])
     assert report["teacher"]["step"] == 7
+    assert [entry["teacher"] for entry in taught["provenance"] + alone["provenance"]] == [
+        report["teacher"],
+        None,
+    ]
     assert report["seconds"]["with"] == [contents[0]["seconds"], contents[2]["seconds"]]
     out = capsys.readouterr().out
     assert "tiny, 2 steps, 2 seeds" in out

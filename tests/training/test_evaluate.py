@@ -251,6 +251,28 @@ def test_every_scene_is_a_clip_of_its_own(
     assert figures_of(both["output"]) == pytest.approx(figures_of(alone["output"]))
 
 
+@pytest.mark.parametrize("clip", [False, True])
+def test_only_the_frames_of_one_clip_have_to_do_with_each_other(tmp_path: Path, clip: bool) -> None:
+    class Watched:
+        def __init__(self) -> None:
+            self.facts: dict[str, Any] = {}
+            self.calls = ""
+
+        def restart(self) -> None:
+            self.calls += "|"
+
+        def __call__(self, picture: Picture) -> Picture:
+            self.calls += "."
+            return picture
+
+    for name in ("a/0", "a/1", "b/0", "b/1", "b/2"):
+        for side in ("blur", "sharp"):
+            write(tmp_path / name[0] / side / f"{name[2]}.png", scene(0, 24, 24))
+    subject = Watched()
+    evaluate(find_pairs(tmp_path), {"output": subject}, clip=clip, tuned_on=0)
+    assert subject.calls == ("|..|..." if clip else "|.|.|.|.|.")
+
+
 def test_a_clip_needs_two_frames_of_one_size(
     clip_dir: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

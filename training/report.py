@@ -60,9 +60,9 @@ def table(report: dict[str, Any]) -> Table:
     kinds = [kind for kind in KINDS if report.get(kind)]
     figures = [name for name in NAMES if name in report["input"]]
     what = (
-        f"{report['pairs']} frames of {report['clips']} clip(s)"
+        f"{report['pairs']} frames of {_count(report['clips'], 'clip')}"
         if report["clip"]
-        else f"{report['pairs']} pairs"
+        else _count(report["pairs"], "pair")
     )
     shown = Table(title=f"{what}, {report['set']}", title_justify="left")
     shown.add_column("")
@@ -90,6 +90,10 @@ def table(report: dict[str, Any]) -> Table:
         empty = [""] * (len(figures) + 5)
         shown.add_row("truth", *empty, f"{report['flicker']['truth']:.3f}")
     return shown
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _label(kind: str, report: dict[str, Any]) -> str:

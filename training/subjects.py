@@ -15,7 +15,7 @@ from training.metrics import BestUnsharp, unsharp
 
 Picture = NDArray[np.uint8]
 
-TILE = 384  # of a teacher, whose memory grows with the picture
+TILE = 512  # of a teacher, whose memory grows with the picture
 
 
 class Subject(Protocol):

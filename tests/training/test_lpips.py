@@ -1,4 +1,4 @@
-"""LPIPS against its definition in plain sums, and its files. The weights are random: the published are large."""
+"""LPIPS against its definition in plain sums, and its files. The weights are random: the real are large."""
 
 from __future__ import annotations
 

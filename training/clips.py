@@ -26,6 +26,7 @@ from training.degrade import (
 from training.library import DataError, Library, Picture, read_picture, read_video, video_length
 
 MARGIN = 16  # context around a crop, so that its border is degraded like its middle
+DETAIL = 6.0  # grey levels of mean absolute Laplacian: below it a view is nearly flat
 VIDEO_CHUNK = 24  # frames of a video that are decoded at once
 
 
@@ -36,7 +37,7 @@ class ClipSpec:
     frames: int = 6
     crop: int = 128
     seed: int = 0
-    identity: float = 0.08
+    identity: float = 0.05
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.crop < 32 or self.crop % 16:
@@ -53,7 +54,7 @@ def make_clip(library: Library, spec: ClipSpec, index: int) -> tuple[NDArray[np.
     """
     rng = np.random.default_rng((spec.seed, index))
     found = (library.stills, library.videos, library.pairs, library.bursts)
-    weights = np.array((10.0, 1.5, 1.2, 1.2)) * [bool(files) for files in found]
+    weights = np.array((10.0, 1.5, 0.8, 0.8)) * [bool(files) for files in found]
     kind = int(rng.choice(4, p=weights / weights.sum()))
     size = spec.crop + 2 * MARGIN
     soft: list[Image]
@@ -105,6 +106,10 @@ def _still_clip(library: Library, spec: ClipSpec, size: int, rng: np.random.Gene
     scale = max(scale, (size + 24) / min(base.shape[:2]))
     path = _camera_path(spec.frames, motion, rng)
     frames = _look(base, size, scale, path, rng)
+    for _ in range(2):  # skies and walls teach little, and photos are full of them
+        if rng.random() < 0.3 or _detail(frames[0]) > DETAIL:
+            break
+        frames = _look(base, size, scale, path, rng)
     if rng.random() < 0.4:
         other = _at_least(read_picture(library.stills[int(rng.integers(len(library.stills)))]), size)
         frames = _put_in_front(frames, other, size, rng)
@@ -112,6 +117,11 @@ def _still_clip(library: Library, spec: ClipSpec, size: int, rng: np.random.Gene
         gains = 1 + np.cumsum(rng.normal(0, 0.006, spec.frames))
         frames = [np.clip(f * np.float32(g), 0, 1) for f, g in zip(frames, gains, strict=True)]
     return frames
+
+
+def _detail(image: Image) -> float:
+    """Mean absolute Laplacian, in grey levels."""
+    return float(np.abs(cv2.Laplacian(image, cv2.CV_32F)).mean() * 255)
 
 
 def _camera_path(count: int, motion: str, rng: np.random.Generator) -> NDArray[np.float64]:

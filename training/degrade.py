@@ -75,7 +75,8 @@ def motion_kernel(length: float, angle: float) -> Kernel:
     """Straight motion of `length` pixels at `angle` radians during the exposure."""
     r = max(1, int(np.ceil(length / 2)))
     k = np.zeros((2 * r + 1, 2 * r + 1), np.float32)
-    t = np.linspace(-length / 2, length / 2, max(2, int(length * 8)), dtype=np.float32)
+    n = max(2, int(length * 8))
+    t = np.float32(length) * ((np.arange(n, dtype=np.float32) + 0.5) / n - 0.5)
     x, y = r + t * np.cos(angle), r + t * np.sin(angle)
     x0, y0 = np.floor(x).astype(int), np.floor(y).astype(int)
     for dx in (0, 1):
@@ -194,7 +195,7 @@ class Webcam:
     drift: float = 0.0  # how much blur and noise wander within a clip
 
 
-def sample_webcam(rng: np.random.Generator, identity: float = 0.08) -> Webcam:
+def sample_webcam(rng: np.random.Generator, identity: float = 0.05) -> Webcam:
     """A random camera, from good to bad. `identity` is the share of perfect ones.
 
     Mild softness with little noise is as likely as heavy damage: a simulator that only knows heavy damage
@@ -202,29 +203,29 @@ def sample_webcam(rng: np.random.Generator, identity: float = 0.08) -> Webcam:
     """
     if rng.random() < identity:
         return Webcam(identity=True)
-    blur = str(rng.choice(["none", "gauss", "aniso", "disk"], p=[0.12, 0.46, 0.14, 0.28]))
-    size = float(rng.uniform(0.3, 1.7)) if blur != "disk" else float(rng.uniform(0.6, 2.3))
-    noisy = rng.random() < 0.8
-    level = float(rng.beta(1.2, 2.5)) if noisy else 0.0
+    blur = str(rng.choice(["none", "gauss", "aniso", "disk"], p=[0.06, 0.44, 0.14, 0.36]))
+    size = float(rng.uniform(0.4, 1.6)) if blur != "disk" else float(rng.uniform(0.7, 2.2))
+    noisy = rng.random() < 0.75
+    level = float(rng.beta(1.1, 3.0)) if noisy else 0.0
     w = Webcam(
         blur=blur,
         blur_size=size,
         blur_ratio=float(rng.uniform(0.35, 1.0)),
         blur_angle=float(rng.uniform(0, np.pi)),
-        scale=float(rng.choice([1.0, rng.uniform(1.0, 1.7)], p=[0.45, 0.55])),
+        scale=float(rng.choice([1.0, rng.uniform(1.0, 1.6)], p=[0.5, 0.5])),
         down=int(rng.choice([cv2.INTER_AREA, cv2.INTER_LINEAR])),
         up=int(rng.choice([cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4], p=[0.5, 0.4, 0.1])),
         shot=0.008 * level * float(rng.uniform(0.2, 1.0)),
         read=0.016 * level * float(rng.uniform(0.0, 1.0)),
         drift=float(rng.choice([0.0, 0.04, 0.1], p=[0.5, 0.3, 0.2])),
     )
-    if rng.random() < 0.2:
+    if rng.random() < 0.15:
         w = replace(w, motion=float(rng.uniform(1.0, 7.0)), motion_angle=float(rng.uniform(0, np.pi)))
     if noisy and rng.random() < 0.35:
         w = replace(w, smear_color=float(rng.uniform(0.02, 0.09)), smear_space=float(rng.uniform(0.8, 2.0)))
     if noisy and rng.random() < 0.15:
         w = replace(w, temporal=float(rng.uniform(0.2, 0.6)))
-    if rng.random() < 0.25:
+    if rng.random() < 0.12:
         w = replace(
             w, sharpen_sigma=float(rng.uniform(0.7, 1.6)), sharpen_amount=float(rng.uniform(0.2, 1.3))
         )

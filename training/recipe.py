@@ -32,7 +32,7 @@ class Network(Section):
 class Data(Section):
     frames: int = Field(default=6, ge=1, description="frames per clip")
     crop: int = Field(default=128, ge=32, multiple_of=16)
-    identity: float = Field(default=0.08, ge=0, le=1, description="share of clips from a perfect camera")
+    identity: float = Field(default=0.05, ge=0, le=1, description="share of clips from a perfect camera")
     taught: float = Field(default=0.25, gt=0, le=1, description="share of a batch that the teacher looks at")
 
 

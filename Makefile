@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out
 
-.PHONY: run test lint format clean
+.PHONY: run test lint format picture train-setup clean
 
 run: $(VENV)/.installed
 	@mkdir -p $(OUT)
@@ -22,6 +22,12 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+train-setup: $(VENV)/bin/python
+	$(BIN)/pip install -q -c constraints.txt -e '.[training]'
+
+picture: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.picture docs/before-after.png
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

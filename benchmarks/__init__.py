@@ -1,0 +1,1 @@
+"""Comparisons and pictures for the README, each rebuilt by one command."""

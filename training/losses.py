@@ -40,9 +40,9 @@ def mse(output: Tensor, truth: Tensor) -> Tensor:
 
 
 def psnr_loss(output: Tensor, truth: Tensor, eps: float = (1 / 255) ** 2) -> Tensor:
-    """Mean over the pictures of ln(1 + mean squared error / eps): minus PSNR, up to scale and a constant (NAFNet, Chen et
-    al., ECCV 2022).
+    """Mean over the pictures of ln(1 + mean squared error / eps): minus PSNR, up to scale and a constant.
 
+    After NAFNet's loss (Chen et al., ECCV 2022).
     A dB is a dB: a mildly soft picture counts as much as one that is beyond help, whose error is a hundred times
     larger. `eps`, one grey level, lets perfect pictures rest.
     """

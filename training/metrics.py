@@ -66,7 +66,9 @@ def flicker(outputs: Sequence[Picture] | Picture, truth: Sequence[Picture] | Pic
     smallest: what changes there is noise, or the network's doing. `flicker(truth, truth)` is the floor.
     """
     if len(outputs) != len(truth) or len(truth) < 2:
-        raise ValueError(f"flicker wants two clips of 2 frames or more, not of {len(outputs)} and {len(truth)}")
+        raise ValueError(
+            f"flicker wants two clips of 2 frames or more, not of {len(outputs)} and {len(truth)}"
+        )
     if outputs[0].shape != truth[0].shape:
         raise ValueError(f"clips of {_size(outputs[0])} and {_size(truth[0])} cannot be compared")
     calm = calm_pixels(truth)
@@ -158,7 +160,9 @@ def best_unsharp(
 def _unsharp(image: NDArray[np.float32], sigma: float, amounts: Sequence[float]) -> list[Picture]:
     blurred = cv2.GaussianBlur(image, (0, 0), sigma)
     # in one pass each, and rounded and clipped by the way
-    return [np.asarray(cv2.addWeighted(image, 1 + a, blurred, -a, 0, dtype=cv2.CV_8U), np.uint8) for a in amounts]
+    return [
+        np.asarray(cv2.addWeighted(image, 1 + a, blurred, -a, 0, dtype=cv2.CV_8U), np.uint8) for a in amounts
+    ]
 
 
 # -- shared ----------------------------------------------------------------------------------------------

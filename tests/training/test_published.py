@@ -8,7 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.networks import count_macs, count_parameters
-from training.networks.published import PUBLISHED, EnhancedUNet, LightStudentUNet, PlainCNN, UNet32, UNetDeblur
+from training.networks.published import (
+    PUBLISHED,
+    EnhancedUNet,
+    LightStudentUNet,
+    PlainCNN,
+    UNet32,
+    UNetDeblur,
+)
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3) -> int:
@@ -22,10 +29,25 @@ def separable(inputs: int, outputs: int) -> int:
 # layer sums: the reports' totals, or (unet32) the usual U-Net's
 TEACHER = [
     *(conv(3, 32), conv(32, 32), conv(32, 64), conv(64, 64), conv(64, 128), conv(128, 128)),
-    *(conv(128, 64, 2), conv(128, 64), conv(64, 64), conv(64, 32, 2), conv(64, 32), conv(32, 32), conv(32, 3, 1)),
+    *(
+        conv(128, 64, 2),
+        conv(128, 64),
+        conv(64, 64),
+        conv(64, 32, 2),
+        conv(64, 32),
+        conv(32, 32),
+        conv(32, 3, 1),
+    ),
 ]
 TEACHER_NORMS = 2 * (32 + 64 + 128 + 64 + 32)
-LIGHT = [separable(3, 32), separable(32, 64), separable(64, 64), separable(64, 32), conv(32, 32), conv(32, 3, 1)]
+LIGHT = [
+    separable(3, 32),
+    separable(32, 64),
+    separable(64, 64),
+    separable(64, 32),
+    conv(32, 32),
+    conv(32, 3, 1),
+]
 LIGHT_NORMS = 32 + 64 + 64 + 32 + 32
 DEBLUR = [conv(3, 64), conv(64, 128), conv(128, 64, 2), conv(64, 3)]
 BLOCK = 2 * conv(128, 128)
@@ -118,7 +140,9 @@ def settled(model: nn.Module) -> nn.Module:
 
 
 def norm(x: Tensor, weights: dict[str, Tensor], name: str, eps: float) -> Tensor:
-    w, b, m, v = (weights[f"{name}.{k}"][:, None, None] for k in ("weight", "bias", "running_mean", "running_var"))
+    w, b, m, v = (
+        weights[f"{name}.{k}"][:, None, None] for k in ("weight", "bias", "running_mean", "running_var")
+    )
     return (x - m) / (v + eps).sqrt() * w + b
 
 
@@ -129,7 +153,10 @@ def test_light_unet_adds_its_skips_around_a_dilated_bottleneck() -> None:
 
     def block(x: Tensor, name: str, dilation: int = 1) -> Tensor:
         x = F.conv2d(F.pad(x, [dilation] * 4), w[f"{name}.0.weight"], dilation=dilation, groups=x.shape[1])
-        x = torch.einsum("oi,bihw->bohw", w[f"{name}.1.weight"][:, :, 0, 0], x) + w[f"{name}.1.bias"][:, None, None]
+        x = (
+            torch.einsum("oi,bihw->bohw", w[f"{name}.1.weight"][:, :, 0, 0], x)
+            + w[f"{name}.1.bias"][:, None, None]
+        )
         x = norm(x, w, f"{name}.2", 1e-3)
         return torch.where(x > 0, x, 0.1 * x)
 

@@ -45,7 +45,9 @@ class LayerNorm(nn.Module):
             bias = self.body.get_parameter("bias")
             pixels = F.layer_norm(pixels, weight.shape, weight, bias, eps=1e-5)
         else:
-            pixels = pixels.to(torch.promote_types(x.dtype, torch.float32))  # variances overflow half precision
+            pixels = pixels.to(
+                torch.promote_types(x.dtype, torch.float32)
+            )  # variances overflow half precision
             pixels = pixels * torch.rsqrt(pixels.var(-1, unbiased=False, keepdim=True) + 1e-5) * weight
         return pixels.permute(0, 3, 1, 2)
 
@@ -68,7 +70,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, c, height, width = x.shape
         qkv = self.qkv_dwconv(self.qkv(x))  # (B, 3C, H, W)
-        q, k, v = qkv.reshape(b, 3, self.heads, c // self.heads, height * width).unbind(1)  # each (B, h, C/h, N)
+        q, k, v = qkv.reshape(b, 3, self.heads, c // self.heads, height * width).unbind(
+            1
+        )  # each (B, h, C/h, N)
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)  # unit length over the pixels: cosines below
         weights = (q @ k.transpose(-2, -1) * self.temperature).softmax(dim=-1)  # (B, h, C/h, C/h)
         out: Tensor = self.project_out((weights @ v).reshape(b, c, height, width))
@@ -120,7 +124,9 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(channels, channels // 2, 3, padding=1, bias=False), nn.PixelUnshuffle(2))
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels // 2, 3, padding=1, bias=False), nn.PixelUnshuffle(2)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.body(x)
@@ -132,7 +138,9 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(channels, channels * 2, 3, padding=1, bias=False), nn.PixelShuffle(2))
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels * 2, 3, padding=1, bias=False), nn.PixelShuffle(2)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.body(x)
@@ -171,11 +179,17 @@ class Restormer(nn.Module):
     ) -> None:
         super().__init__()
         if len(num_blocks) != 4 or len(heads) != 4:
-            raise ValueError(f"Restormer has 4 levels: num_blocks {num_blocks} and heads {heads} need 4 numbers each")
+            raise ValueError(
+                f"Restormer has 4 levels: num_blocks {num_blocks} and heads {heads} need 4 numbers each"
+            )
         if dim % 2 or any(dim * 2**level % heads[level] for level in range(4)) or 2 * dim % heads[0]:
-            raise ValueError(f"dim {dim} must be even, and each level's channels divisible by its heads {heads}")
+            raise ValueError(
+                f"dim {dim} must be even, and each level's channels divisible by its heads {heads}"
+            )
         if in_channels != out_channels:
-            raise ValueError(f"the input is added to the output: {in_channels} and {out_channels} channels differ")
+            raise ValueError(
+                f"the input is added to the output: {in_channels} and {out_channels} channels differ"
+            )
         if layer_norm not in ("WithBias", "BiasFree"):
             raise ValueError(f'layer_norm is "WithBias" or "BiasFree", not {layer_norm!r}')
 

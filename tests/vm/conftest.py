@@ -75,8 +75,11 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Rig:
     found = find_rig()
     if isinstance(found, str):
         pytest.skip(found)
+    shipped = ROOT / "models" / "m"
     found.environment["SHARPCAM_TEST_MODEL"] = str(
-        write_sharpen_model(tmp_path_factory.mktemp("models") / "unsharp")
+        shipped
+        if (shipped / "model.toml").is_file()
+        else write_sharpen_model(tmp_path_factory.mktemp("models") / "unsharp")
     )
     clip = (
         os.environ.get("SHARPCAM_CLIP") or ROOT.parent / "shared" / "data" / "video" / "homeoffice_1080p.mp4"

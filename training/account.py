@@ -19,8 +19,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sharpcam.errors import validation_line
-from training.data import DataError
-from training.recipe import Recipe, RecipeError, load_recipe
+from training.errors import DataError, RecipeError
+from training.recipe import Recipe, load_recipe
 
 UNSTATED = "as stated by its owner"
 NOT_RECORDED = "not recorded"

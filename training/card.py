@@ -18,7 +18,7 @@ from sharpcam.frame import Frame
 from sharpcam.geometry import to_rgb
 from sharpcam.sources.testcard import TestCard
 from training.account import NOT_RECORDED, Note, data_rows, metrics, rebuild, teacher_line, to_toml
-from training.data import DataError
+from training.errors import DataError
 from training.networks.student import GATE_GRID, Student
 from training.recipe import Recipe
 

@@ -20,12 +20,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from training.recipe import Recipe, RecipeError, validated
+from training.errors import RecipeError, TrainingError
+from training.recipe import Recipe, validated
 from training.weights import REGISTRY
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the last checkpoint is whole."""
 
 
 @dataclass

@@ -23,7 +23,8 @@ from training.degrade import (
     to_i420,
     to_linear,
 )
-from training.library import DataError, Library, Picture, read_picture, read_video, video_length
+from training.errors import DataError
+from training.library import Library, Picture, read_picture, read_video, video_length
 
 MARGIN = 16  # context around a crop, so that its border is degraded like its middle
 DETAIL = 6.0  # grey levels of mean absolute Laplacian: below it a view is nearly flat

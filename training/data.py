@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.clips import ClipSpec, make_clip
-from training.library import DataError, Library, read_picture, read_video, scan
+from training.errors import DataError, run
+from training.library import Library, read_picture, read_video, scan
 
 __all__ = [
     "ClipSpec",
@@ -118,7 +120,10 @@ def pack(library: Library, spec: ClipSpec, count: int, path: Path, first: int = 
     shape = (count, 2, spec.frames, spec.crop * 3 // 2, spec.crop)
     facts = {"spec": asdict(spec), "first": first, "count": count, "folders": library.folders}
     try:
-        with partial.open("wb") as file, ProcessPoolExecutor(workers, None, _begin, (library, spec)) as pool:
+        # a fork would inherit locks that OpenCV's threads hold
+        context = get_context("spawn")
+        begin = (context, _begin, (library, spec))
+        with partial.open("wb") as file, ProcessPoolExecutor(workers, *begin) as pool:
             np.lib.format.write_array_header_1_0(
                 file, {"descr": "|u1", "fortran_order": False, "shape": shape}
             )
@@ -166,6 +171,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from training.distill import run
-
     run(main)

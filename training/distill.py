@@ -13,7 +13,6 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from sharpcam.errors import SharpCamError
 from sharpcam.manifest import NAME_PATTERN
-from training.checkpoint import TrainingError, load_average, origin, read_checkpoint
-from training.data import Clips, ClipSpec, DataError, scan
-from training.loop import Interrupted, train
+from training.checkpoint import load_average, origin, read_checkpoint
+from training.data import Clips, ClipSpec, scan
+from training.errors import DataError, RecipeError, TrainingError, run
+from training.loop import train
 from training.networks.student import Student
-from training.recipe import Network, Recipe, RecipeError, load_recipe
+from training.recipe import Network, Recipe, load_recipe
 from training.tasks import Task, build, make_task, needs_teacher
 from training.weights import load_weights
+
+__all__ = ["Job", "add_arguments", "load_teacher", "main", "prepare", "run", "teacher_origin"]
 
 VALIDATION_FRAMES, VALIDATION_SEED = 8, 777
 
@@ -152,22 +153,6 @@ def _ours(weights: Path) -> dict[str, Any] | None:
         return read_checkpoint(weights)
     except TrainingError:
         return None
-
-
-def run(main: Callable[[], None]) -> None:
-    """Calls `main` and turns the failures that we know into one line and an exit code."""
-    try:
-        main()
-    except SharpCamError as e:
-        hint = f"; {e.hint}" if e.hint else ""
-        print(f"training: {e}{hint}", file=sys.stderr)
-        raise SystemExit(1) from e
-    except (RecipeError, DataError, TrainingError, OSError) as e:
-        print(f"training: {e}", file=sys.stderr)
-        raise SystemExit(1) from e
-    except KeyboardInterrupt as e:
-        print(f"training: {e if isinstance(e, Interrupted) else 'stopped'}", file=sys.stderr)
-        raise SystemExit(130) from e
 
 
 def main() -> None:

@@ -21,9 +21,10 @@ import onnx
 import onnxruntime as ort
 
 from sharpcam.manifest import NAME_PATTERN
+from training.checkpoint import read_checkpoint
 from training.data import Clips, ClipSpec, scan
+from training.errors import TrainingError, run
 from training.graph import PLANES, Array, Ranges, build_model, folded_weights
-from training.loop import TrainingError, read_checkpoint
 from training.networks.student import Student
 from training.recipe import Recipe
 from training.tasks import build
@@ -195,6 +196,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from training.distill import run
-
     run(main)

@@ -26,13 +26,11 @@ import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
+from training.errors import DataError
+
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 VIDEOS = {".mp4", ".mkv", ".mov", ".webm", ".avi"}
 Picture = NDArray[np.uint8]
-
-
-class DataError(ValueError):
-    """A data folder is empty or holds nothing that can be read."""
 
 
 @dataclass
@@ -65,9 +63,11 @@ def validation_part(name: str, share: float = 0.1) -> bool:
 
 
 def in_measuring_folder(path: Path, root: Path) -> bool:
-    """Whether a folder between `root` and `path`, or `root` itself, says that it is for measuring."""
-    folders = [root.name.lower(), *(part.lower() for part in path.relative_to(root).parts[:-1])]
+    """Whether a folder between `root` and `path` says that it is for measuring; of `root` itself only a
+    validation's name counts (`test` may be somebody's test of this program)."""
+    folders = [part.lower() for part in path.relative_to(root).parts[:-1]]
     words = {word for folder in folders for word in re.findall("[a-z]+", folder)}
+    words |= set(re.findall("val[a-z]*", root.name.lower()))
     return bool(words & HELD_OUT_WORDS) or any(
         part.startswith(HELD_OUT) for part in (*folders, path.name.lower())
     )

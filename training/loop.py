@@ -29,18 +29,13 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from training.board import Board, make_bar, short
-from training.checkpoint import State, TrainingError, load_checkpoint, read_checkpoint, save_checkpoint
+from training.checkpoint import State, load_checkpoint, save_checkpoint
 from training.data import Clips
+from training.errors import Interrupted, TrainingError
 from training.recipe import Recipe
 from training.tasks import Batch, Task
 
-__all__ = ["Interrupted", "TrainingError", "learning_rate", "read_checkpoint", "train"]
-
 LOG_EVERY = 100  # steps between lines where there is no terminal for a bar
-
-
-class Interrupted(KeyboardInterrupt):
-    """Stopped by the user, after a checkpoint."""
 
 
 def train(

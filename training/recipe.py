@@ -12,12 +12,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sharpcam.errors import validation_line
+from training.errors import RecipeError
+
+__all__ = ["Network", "Recipe", "RecipeError", "load_recipe", "validated"]
 
 RECIPES = Path(__file__).parent / "recipes"
-
-
-class RecipeError(ValueError):
-    """A recipe is unknown or says something that cannot be."""
 
 
 class Section(BaseModel):

@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from training.errors import RecipeError
 from training.losses import LOSSES, WeightedLoss
 from training.metrics import flicker, psnr, ssim
 from training.networks.restormer import Restormer
 from training.networks.student import WEIGHT_LEVELS, Student, StudentConfig
-from training.recipe import Network, Recipe, RecipeError
+from training.recipe import Network, Recipe
 
 KEPT = 3  # frames of a clip that the losses see
 PERFECT = 45.0  # dB: an input this near to the truth only wants to be left alone

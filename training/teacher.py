@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import argparse
 
-from training.distill import add_arguments, prepare, run
+from training.distill import add_arguments, prepare
+from training.errors import run
 from training.tasks import make_task
 
 

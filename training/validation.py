@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from training import degrade
 from training.degrade import Image
+from training.errors import run
 from training.library import Library, read_picture, read_video, scan, video_length
 
 CROP = (512, 768)  # height, width at most
@@ -163,6 +164,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from training.distill import run
-
     run(main)

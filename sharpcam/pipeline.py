@@ -8,7 +8,8 @@ Three threads, with a mailbox for one frame between each two::
 Capture sets the pace. From a live source a newer frame takes the place of one that still waits, and the
 older one is counted as dropped; from a file every mailbox waits, and no frame is lost. A live sink is never
 starved: the placeholder goes out at once, and when nothing new comes the last frame is sent again at the
-advertised rate. Every wait has a time limit, and every thread ends when told to.
+advertised rate. A camera that was lost is opened again; one that rests is closed, and no picture of it is
+shown until it wakes. Every wait has a time limit, and every thread ends when told to.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from sharpcam.errors import DeviceLost, FormatMismatch, SharpCamError
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 TICK_S = 0.1  # no wait is longer than this before looking whether to stop
 STALL_S = 5.0  # a camera that is silent for so long is taken for lost
 BACKOFF_S = (0.5, 5.0)  # first and longest pause between tries to open a lost source
+LAST_FRAME_S = 1.0  # how long the last frame stands in for a camera that is away
 STOP_S = 3.0  # how long frames on their way may take to arrive after `stop`
 _LOG_EVERY_S = 10.0  # for what may go wrong with every frame
 
@@ -41,10 +44,21 @@ _LOG_EVERY_S = 10.0  # for what may go wrong with every frame
 class Sharpener(Protocol):
     """What the pipeline needs of an Engine."""
 
-    run_ns: int
-    run_cpu_ns: int
+    @property
+    def run_ns(self) -> int: ...
+
+    @property
+    def run_cpu_ns(self) -> int: ...
 
     def process(self, frame: Frame, out: Frame) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Still:
+    """What a live sink shows instead of pictures, and how often it is sent."""
+
+    frame: Frame
+    fps: float
 
 
 class Pipeline:
@@ -79,6 +93,13 @@ class Pipeline:
         self.pool = FramePool(*source.size, source.color)
         self._frames, self._duration, self._reopen = frames, duration, reopen
         self._placeholder = placeholder or text_frame(*source.size, color=source.color)
+        self._away = Still(text_frame(*source.size, "Camera is away", source.color), sink.fps)
+        self._rest: Still | None = None
+        self._stirred = threading.Event()  # set by what should end a rest
+        self.lost: SharpCamError | None = None  # why the source is away, None while it is not
+        self._lost_at = 0.0
+        self._shut = False  # the source is closed and has to be opened again
+        self._next_try, self._backoff = 0.0, BACKOFF_S[0]
         self._inbox = Mailbox(newest_wins=source.live)
         self._outbox = Mailbox(newest_wins=source.live)
         self._stopping = threading.Event()  # capture no more; what is on its way still arrives
@@ -131,8 +152,23 @@ class Pipeline:
         self._ending(reason)
         self._kill_at = min(self._kill_at, time.monotonic() + STOP_S)
         self._stopping.set()
+        self._stirred.set()
         if at_once:
             self._dead.set()
+
+    def rest(self, frame: Frame, fps: float) -> None:
+        """Shows `frame` instead of pictures until `wake`, `fps` times a second.
+
+        A source that can be opened again is closed meanwhile, any other is not read. Pictures on their way
+        are not shown. May be called again with something else to show.
+        """
+        self._stirred.clear()
+        self._rest = Still(frame, fps)
+
+    def wake(self) -> None:
+        """Ends `rest`: opens the source again."""
+        self._rest = None
+        self._stirred.set()
 
     def wait(self, timeout: float) -> bool:
         """Whether all threads have ended, waiting for it no longer than `timeout` seconds."""
@@ -177,6 +213,10 @@ class Pipeline:
         clock = CpuClock(self.telemetry, "capture")
         try:
             while not self._is_over():
+                if self._shut or self._rest is not None:
+                    self._pass_time()
+                    heard = time.monotonic()
+                    continue
                 if self._enough_captured():
                     time.sleep(0.001)
                     continue
@@ -188,8 +228,7 @@ class Pipeline:
                     self._ending("end")
                     break
                 except DeviceLost as error:
-                    self._reconnect(error)
-                    heard = time.monotonic()
+                    self._lose(error)
                     continue
                 if came:
                     heard = time.monotonic()
@@ -217,28 +256,50 @@ class Pipeline:
             self.telemetry["frames_in"] - self.telemetry["dropped"] >= self._frames
         )
 
-    def _reconnect(self, error: DeviceLost) -> None:
+    def _lose(self, error: DeviceLost) -> None:
         if self._reopen is None:
             raise error
         log.warning("source lost: %s", error)
+        self._shut_source(BACKOFF_S[0])
+        self.lost, self._lost_at = error, time.monotonic()
+
+    def _shut_source(self, pause: float) -> None:
         self._close_source()
-        pause, longest = BACKOFF_S
-        while not self._stopping.wait(min(pause, max(0.0, self._deadline - time.monotonic()))):
-            if time.monotonic() >= self._deadline:
-                return
-            try:
-                source = self._reopen()
-                if source.size != self.sink.size:
-                    source.close()
-                    raise FormatMismatch(f"{source.description} has come back with another size")
-            except SharpCamError as failure:
-                pause = min(pause * 2, longest)
-                log.info("source still away: %s; next try in %.1f s", failure, pause)
-            else:
-                self.source = source
-                self.telemetry.count("reconnects")
-                log.warning("source is back: %s", source.description)
-                return
+        self._shut, self._backoff, self._next_try = True, BACKOFF_S[0], time.monotonic() + pause
+
+    def _pass_time(self) -> None:
+        """A tick of rest, or of waiting for a source that is away; opens it when its time has come."""
+        wait = self._next_try - time.monotonic()
+        if self._rest is not None:
+            if self._reopen is not None and not self._shut:
+                self._shut_source(0.0)
+            self.lost = None
+            self._stirred.wait(TICK_S * 5)
+        elif wait > 0:
+            self._stopping.wait(min(wait, TICK_S))
+        else:
+            self._try_to_open()
+
+    def _try_to_open(self) -> None:
+        assert self._reopen
+        try:
+            source = self._reopen()
+            if source.size != self.sink.size:
+                source.close()
+                raise FormatMismatch(f"{source.description} has come back with another size")
+        except SharpCamError as failure:
+            if self.lost is None:
+                self._lost_at = time.monotonic()
+            self.lost = failure
+            self._backoff = min(self._backoff * 2, BACKOFF_S[1])
+            self._next_try = time.monotonic() + self._backoff
+            log.info("source still away: %s; next try in %.1f s", failure, self._backoff)
+            return
+        self.source, self._shut = source, False
+        if self.lost is not None:
+            self.lost = None
+            self.telemetry.count("reconnects")
+            log.warning("source is back: %s", source.description)
 
     # Sharpen
 
@@ -281,29 +342,49 @@ class Pipeline:
 
     def _deliver(self) -> None:
         last = self._placeholder  # what a live sink is sent when nothing new comes
+        again = "placeholders"  # what such a send counts as
+        shown: Still | None = None
         clock = CpuClock(self.telemetry, "deliver")
         if self.sink.live:
-            self._repeat(last)
+            self._repeat(last, again)
         pace = Pace(self.sink.fps, time.monotonic())
         try:
             while not self._dead.is_set():
+                still = self._still()
+                if still is not shown:
+                    shown = still
+                    if still is not None:
+                        last.release()
+                        last, again = still.frame, "placeholders"
+                        self._repeat(last, again)
+                    pace = Pace(still.fps if still else self.sink.fps, time.monotonic())
                 wait = pace.repeat_at - time.monotonic() if self.sink.live else TICK_S
                 frame, waited_ns = self._outbox.get(min(wait, TICK_S))
                 now = time.monotonic()
-                if frame is not None:
+                if frame is not None and self._rest is not None:
+                    self._discard(frame)
+                elif frame is not None:
                     self.telemetry.record("queue", waited_ns)
                     self._send(frame)
                     pace.sent_new(now)
                     last.release()
-                    last = frame
+                    last, again, shown = frame, "repeated", None
                 elif self.sink.live and now >= pace.repeat_at:
-                    self._repeat(last)
+                    self._repeat(last, again)
                     pace.sent_again(time.monotonic())
                 clock.lap()
         except MailboxClosed:
             pass
         finally:
             last.release()
+
+    def _still(self) -> Still | None:
+        """What is to be shown instead of pictures, if anything is."""
+        if not self.sink.live:
+            return None
+        if self._rest is None and self.lost is not None and time.monotonic() > self._lost_at + LAST_FRAME_S:
+            return self._away
+        return self._rest
 
     def _send(self, frame: Frame) -> None:
         start = time.monotonic_ns()
@@ -316,9 +397,9 @@ class Pipeline:
         self.telemetry.record("send", end - start)
         self.telemetry.delivered(end - frame.captured_ns)
 
-    def _repeat(self, frame: Frame) -> None:
+    def _repeat(self, frame: Frame, counter: str) -> None:
         self.sink.send(frame)
-        self.telemetry.count("placeholders" if frame is self._placeholder else "repeated")
+        self.telemetry.count(counter)
 
     # For all three
 

@@ -24,7 +24,7 @@ COUNTERS = (
     "frames_out",  # frames delivered, each once; frames_in = frames_out + dropped at the end of a run
     "dropped",  # frames replaced by newer ones before they could be delivered
     "repeated",  # times that the last frame was sent again because nothing new had come
-    "placeholders",  # times that the placeholder was sent because there was no frame yet
+    "placeholders",  # times that a placeholder was sent because there was no frame to show
     "bypassed",  # frames delivered as they came because the model failed; part of frames_out
     "reconnects",  # times that a lost source was opened again
 )
@@ -137,9 +137,16 @@ class Telemetry:
         return (frames - 1) * 1e9 / span if frames > 1 and span else 0.0
 
     def recent(self) -> tuple[float, float]:
-        """(fps, median latency in ms) over the last few seconds; (0, 0) when nothing has come for two."""
+        """(fps, median latency in ms) over the last few seconds; (0, 0) when nothing has come for two.
+
+        What was before a gap of a second (the camera was away or closed) is left out.
+        """
         with self._lock:
             frames = list(self._recent)
+        for i in range(len(frames) - 1, 0, -1):
+            if frames[i][0] - frames[i - 1][0] > 1_000_000_000:
+                del frames[:i]
+                break
         if len(frames) < 2 or self._clock() - frames[-1][0] > 2_000_000_000:
             return 0.0, 0.0
         span = max(frames[-1][0] - frames[0][0], 1)

@@ -104,6 +104,19 @@ def test_fps_is_of_new_frames_between_first_and_last() -> None:
     assert telemetry.recent() == (0.0, 0.0)
 
 
+def test_recent_leaves_out_what_was_before_a_gap() -> None:
+    clock = Clock()
+    telemetry = Telemetry(clock, Clock())
+    for _ in range(20):
+        clock.ns += 40_000_000
+        telemetry.delivered(5_000_000)
+    clock.ns += 60_000_000_000  # nobody watched
+    for _ in range(5):
+        clock.ns += 40_000_000
+        telemetry.delivered(7_000_000)
+    assert telemetry.recent() == (pytest.approx(25.0), pytest.approx(7.0))
+
+
 def test_recent_forgets() -> None:
     clock = Clock()
     telemetry = Telemetry(clock, Clock())

@@ -56,6 +56,10 @@ class ModelError(SharpCamError, ValueError):
     """A model is unknown, corrupt, or not one that SharpCam can run."""
 
 
+class ControlError(SharpCamError, ConnectionError):
+    """No SharpCam runs that could be told what to do, or it refuses."""
+
+
 class ProviderUnavailable(SharpCamError, RuntimeError):
     """The asked execution provider does not run here."""
 

@@ -117,15 +117,26 @@ def _locked(fd: int) -> bool:
     return False
 
 
-def _lock_path(node: str) -> Path:
+def runtime_folder() -> Path:
+    """Where locks and the control socket of this user lie, whether it is there yet or not."""
     base = os.environ.get("XDG_RUNTIME_DIR")
-    folder = Path(base, "sharpcam") if base else Path(tempfile.gettempdir(), f"sharpcam-{os.getuid()}")
-    return folder / f"{Path(node).name}.lock"
+    return Path(base, "sharpcam") if base else Path(tempfile.gettempdir(), f"sharpcam-{os.getuid()}")
 
 
-def _make_private(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+def check_private(folder: Path) -> os.stat_result:
+    """Raises OSError unless `folder` is a real folder (no link) of this user."""
     facts = folder.lstat()
     # in /tmp somebody else could have made it first and would then hold our locks
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
         raise OSError(errno.EACCES, "its folder does not belong to this user")
+    return facts
+
+
+def _lock_path(node: str) -> Path:
+    return runtime_folder() / f"{Path(node).name}.lock"
+
+
+def _make_private(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if check_private(folder).st_mode & 0o077:
+        folder.chmod(0o700)

@@ -15,6 +15,7 @@ KINDS = {
     errors.FormatMismatch: ValueError,
     errors.MediaError: OSError,
     errors.ModelError: ValueError,
+    errors.ControlError: ConnectionError,
     errors.ProviderUnavailable: RuntimeError,
 }
 

@@ -75,6 +75,9 @@ class OutputConfig(_Table):
         min_length=1,
         description="auto, /dev/videoN (a virtual camera), a video file, or null",
     )
+    on_demand: bool = Field(
+        default=True, description="close the camera while no program watches the virtual one"
+    )
 
 
 class ModelConfig(_Table):
@@ -152,7 +155,9 @@ def _set(tree: dict[str, dict[str, Any]], key: str, value: Any) -> None:
 
 
 def _flag(key: str) -> str:
-    return {"model.name": "model", "model.temporal": "no-temporal"}.get(key, key.partition(".")[2])
+    return {"model.name": "model", "model.temporal": "no-temporal", "output.on_demand": "always-on"}.get(
+        key, key.partition(".")[2]
+    )
 
 
 def _tables() -> dict[str, type[BaseModel]]:

@@ -121,6 +121,9 @@ def run(
         bool, typer.Option("--no-temporal", help="Sharpen every frame on its own.")
     ] = False,
     split: Annotated[bool, typer.Option("--split", help="Left half before, right half after.")] = False,
+    always_on: Annotated[
+        bool, typer.Option("--always-on", help="Keep the camera open while nobody watches.")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Write the numbers of the run.")
     ] = None,
@@ -137,6 +140,7 @@ def run(
             "camera.size": size,
             "camera.fps": fps,
             "output.sink": sink,
+            "output.on_demand": False if always_on else None,
             "model.name": model,
             "model.strength": strength,
             "model.provider": provider,
@@ -255,6 +259,65 @@ def models(
         from sharpcam.cli.models import run_models
 
         return run_models(name, as_json)
+
+    _end(work)
+
+
+@app.command()
+def status(
+    as_json: AsJson = False,
+    metrics: Annotated[bool, typer.Option("--metrics", help="Print Prometheus' text format.")] = False,
+) -> None:
+    """Tell how the running SharpCam does."""
+
+    def work() -> int:
+        from sharpcam.cli.control import run_status
+
+        return run_status(as_json, metrics)
+
+    if as_json and metrics:
+        raise typer.BadParameter("give --json or --metrics")
+    _end(work)
+
+
+@app.command("set")
+def set_(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="strength, split or model.")],
+    value: Annotated[str, typer.Argument(metavar="VALUE", help="0 to 1; on or off; a model's name.")],
+) -> None:
+    """Change a setting of the running SharpCam."""
+
+    def work() -> int:
+        from sharpcam.cli.control import run_set
+
+        return run_set(key, value)
+
+    _end(work)
+
+
+@app.command()
+def pause() -> None:
+    """Close the camera and show a placeholder."""
+    _order("pause")
+
+
+@app.command()
+def resume() -> None:
+    """Open the camera again after a pause."""
+    _order("resume")
+
+
+@app.command()
+def stop() -> None:
+    """End the running SharpCam."""
+    _order("stop")
+
+
+def _order(command: str) -> NoReturn:
+    def work() -> int:
+        from sharpcam.cli.control import run_order
+
+        return run_order(command)
 
     _end(work)
 

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 import cv2
 
 from sharpcam.config import Config
+from sharpcam.daemon.daemon import Daemon
+from sharpcam.daemon.live_engine import LiveEngine
 from sharpcam.engine import Engine
 from sharpcam.errors import MediaError
 from sharpcam.files import write_whole
@@ -49,8 +51,17 @@ def run_run(
             print(f"source: {pipeline.source.description}")
             print(f"model:  {engine.description}, strength {engine.strength:g}")
             print(f"sink:   {pipeline.sink.description}", flush=True)
-            with status:
-                pipeline.run(status.tick)
+            always = _why_always(config, source, frames, duration)
+            with (
+                Daemon(pipeline, engine, always=always, load=_loader(config, pipeline.sink.size)) as daemon,
+                status,
+            ):
+
+                def tick() -> None:
+                    daemon.tick()
+                    status.tick(daemon.state)
+
+                pipeline.run(tick)
         except Exception as error:
             failure = str(error) or type(error).__name__
             raise
@@ -65,12 +76,12 @@ def run_run(
 
 def _build(
     config: Config, source: str | None, frames: int | None, duration: float | None
-) -> tuple[Pipeline, Engine]:
+) -> tuple[Pipeline, LiveEngine]:
     """All parts, opened; what was opened is closed again when a later one fails."""
     with contextlib.ExitStack() as undo:
         opened = open_source(config, source)
         undo.callback(opened.close)
-        engine = load_engine(config, opened.size)
+        engine = LiveEngine(load_engine(config, opened.size))
         undo.callback(engine.close)
         sink = open_sink(config, opened)
         undo.callback(sink.abort)
@@ -79,6 +90,23 @@ def _build(
         )
         undo.pop_all()
         return pipeline, engine
+
+
+def _why_always(config: Config, source: str | None, frames: int | None, duration: float | None) -> str:
+    """Why the camera stays open while nobody watches; empty when it is closed then."""
+    if not config.output.on_demand:
+        return "so it was set"
+    if frames is not None or duration is not None:
+        return "it is a run of limited length"
+    return "the source is no camera" if source is not None else ""
+
+
+def _loader(config: Config, size: tuple[int, int]) -> Callable[[str], Engine]:
+    def load(name: str) -> Engine:
+        model = config.model.model_copy(update={"name": name})
+        return load_engine(config.model_copy(update={"model": model}), size)
+
+    return load
 
 
 @contextlib.contextmanager
@@ -95,7 +123,7 @@ def _signals() -> Iterator[None]:
             signal.signal(getattr(signal, name), handler)
 
 
-def _report(pipeline: Pipeline, engine: Engine) -> dict[str, Any]:
+def _report(pipeline: Pipeline, engine: LiveEngine) -> dict[str, Any]:
     return {
         "source": pipeline.source.description,
         "sink": pipeline.sink.description,
@@ -128,9 +156,10 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 class _Status:
     """One line that tells how it goes: live on a terminal, else a plain one now and then."""
 
-    def __init__(self, pipeline: Pipeline, engine: Engine) -> None:
+    def __init__(self, pipeline: Pipeline, engine: LiveEngine) -> None:
         self._pipeline, self._engine = pipeline, engine
         self._live: Any = None
+        self._state = "live"
         self._next = time.monotonic() + (0 if sys.stderr.isatty() else _PLAIN_EVERY_S)
 
     def __enter__(self) -> None:
@@ -145,7 +174,8 @@ class _Status:
         if self._live:
             self._live.stop()
 
-    def tick(self) -> None:
+    def tick(self, state: str = "live") -> None:
+        self._state = state
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + (_LIVE_EVERY_S if self._live else _PLAIN_EVERY_S)
@@ -157,6 +187,7 @@ class _Status:
     def line(self) -> str:
         numbers, (fps, latency_ms) = self._pipeline.telemetry, self._pipeline.telemetry.recent()
         state = f"{fps:5.1f} fps  {latency_ms:5.1f} ms" if fps else "no new picture"
+        state = state if self._state == "live" else self._state
         parts = [state, f"{numbers['frames_out']} frames", f"{numbers['dropped']} dropped"]
         parts += [f"{numbers[name]} {name}" for name in ("reconnects", "bypassed") if numbers[name]]
         parts += [f"{self._engine.model.name} on {self._engine.provider}"]

@@ -58,6 +58,7 @@ def test_every_field_can_be_set_from_every_place(tmp_path: Path) -> None:
         "camera.fps": "25",
         "camera.fit": "crop",
         "output.sink": "null",
+        "output.on_demand": "false",
         "model.name": "xs",
         "model.strength": "0.5",
         "model.temporal": "false",
@@ -66,7 +67,7 @@ def test_every_field_can_be_set_from_every_place(tmp_path: Path) -> None:
     }
     wanted = Config(
         camera=CameraConfig(device="Logi", size=(640, 480), fps=25, fit="crop"),
-        output=OutputConfig(sink="null"),
+        output=OutputConfig(sink="null", on_demand=False),
         model=ModelConfig(name="xs", strength=0.5, temporal=False, provider="cpu", threads=2),
     )
     assert set(sharpcam.config._keys()) == values.keys()

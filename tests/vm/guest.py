@@ -5,6 +5,7 @@ usage: guest.py SCENARIO...
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import os
@@ -554,7 +555,8 @@ def last_answer(done: subprocess.CompletedProcess[str]) -> Any:
 def main(names: list[str]) -> None:
     for name in names:
         try:
-            answer = globals()[name]()
+            action = globals().get(name) or getattr(importlib.import_module("daemon_scenarios"), name)
+            answer = action()
         except Exception:
             answer = {"failure": traceback.format_exc()}
         print("RESULT " + json.dumps([name, answer], default=str), flush=True)

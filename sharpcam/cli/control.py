@@ -1,0 +1,49 @@
+"""`sharpcam status`, `set`, `pause`, `resume`, `stop`: orders for the SharpCam that runs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sharpcam.daemon.control import ask
+
+_MODEL_S = 120.0  # loading and warming up a model on a busy machine
+
+
+def run_status(as_json: bool, metrics: bool) -> int:
+    """Prints how it goes; a table for people, JSON or Prometheus' text for programs."""
+    if metrics:
+        print(ask("metrics"), end="")
+        return 0
+    told = ask("status")
+    print(json.dumps(told, indent=2) if as_json else _table(told))
+    return 0
+
+
+def run_set(key: str, value: str) -> int:
+    """Changes one thing at once."""
+    ask("set", timeout=_MODEL_S if key == "model" else 5.0, key=key, value=value)
+    return 0
+
+
+def run_order(command: str) -> int:
+    """pause, resume or stop."""
+    ask(command)
+    return 0
+
+
+def _table(told: dict[str, Any]) -> str:
+    clients = "not known" if told["clients"] is None else told["clients"]
+    split = ", split view" if told["split"] else ""
+    hours, seconds = divmod(int(told["uptime_s"]), 3600)
+    rows = {
+        "state": f"{told['state']} ({told['reason']})",
+        "model": f"{told['model']} on {told['provider']}, strength {told['strength']:g}{split}",
+        "source": told["source"],
+        "sink": told["sink"],
+        "watching": clients,
+        "rate": f"{told['fps']:.1f} fps, latency {told['latency_ms']:.1f} ms",
+        "dropped": f"{told['dropped']} frames, {told['reconnects']} reconnects",
+        "running": f"{hours}:{seconds // 60:02}:{seconds % 60:02}, pid {told['pid']}",
+    }
+    return "\n".join(f"{name:10}{value}" for name, value in rows.items())

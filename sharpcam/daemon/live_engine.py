@@ -1,0 +1,137 @@
+"""An engine that can be changed while frames pass through it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Protocol
+
+from sharpcam.errors import ConfigError
+from sharpcam.frame import Frame
+from sharpcam.manifest import Manifest
+
+log = logging.getLogger(__name__)
+
+RAMP_FRAMES = 10  # over which a new strength is reached: a jump would be seen as a flash
+
+
+class Changeable(Protocol):
+    """What is needed of an Engine."""
+
+    model: Manifest
+    provider: str
+    threads: int
+    run_ns: int
+    run_cpu_ns: int
+    split: bool
+
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def strength(self) -> float: ...
+
+    @strength.setter
+    def strength(self, value: float) -> None: ...
+
+    def process(self, frame: Frame, out: Frame) -> None: ...
+    def close(self) -> None: ...
+
+
+class LiveEngine:
+    """Passes frames to an engine whose strength, split view and model may change from any thread.
+
+    A new strength is reached in `RAMP_FRAMES` equal steps. A new model takes over with the next frame; the
+    old one is closed by the thread that used it.
+    """
+
+    def __init__(self, engine: Changeable) -> None:
+        self._engine = engine
+        self._next: Changeable | None = None
+        self._strength = engine.strength  # where the ramp goes to
+        self._left = 0  # frames until it is there
+        self._lock = threading.Lock()
+
+    # For the sharpening thread
+
+    @property
+    def run_ns(self) -> int:
+        return self._engine.run_ns
+
+    @property
+    def run_cpu_ns(self) -> int:
+        return self._engine.run_cpu_ns
+
+    def process(self, frame: Frame, out: Frame) -> None:
+        """See `Engine.process`."""
+        with self._lock:
+            old, new, self._next = self._engine, self._next, None
+            if new is not None:
+                new.strength, new.split = old.strength, old.split
+                self._engine = new
+            self._ramp()
+        if new is not None:
+            old.close()
+            log.info("model changed to %s", new.description)
+        self._engine.process(frame, out)
+
+    def _ramp(self) -> None:
+        if self._left:
+            now, target = self._engine.strength, self._strength
+            self._engine.strength = target if self._left == 1 else now + (target - now) / self._left
+            self._left -= 1
+
+    # For everybody
+
+    @property
+    def model(self) -> Manifest:
+        return self._engine.model
+
+    @property
+    def provider(self) -> str:
+        return self._engine.provider
+
+    @property
+    def threads(self) -> int:
+        return self._engine.threads
+
+    @property
+    def description(self) -> str:
+        return self._engine.description
+
+    @property
+    def strength(self) -> float:
+        """0 to 1: where it is going to; raises ConfigError for anything else."""
+        return self._strength
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        if not 0.0 <= value <= 1.0:
+            raise ConfigError(f"strength {value:g} is out of range", "use a number from 0 (off) to 1 (full)")
+        with self._lock:
+            self._strength = float(value)
+            self._left = RAMP_FRAMES
+
+    @property
+    def split(self) -> bool:
+        return self._engine.split
+
+    @split.setter
+    def split(self, value: bool) -> None:
+        with self._lock:
+            self._engine.split = value
+
+    def change_to(self, engine: Changeable) -> None:
+        """Lets `engine`, made for frames of the same size, take over with the next frame, and owns it."""
+        with self._lock:
+            unused, self._next = self._next, engine
+        if unused is not None:
+            unused.close()
+
+    def close(self) -> None:
+        """Frees the models; no frame may be on its way. May be called twice."""
+        with self._lock:
+            waiting, self._next = self._next, None
+        if waiting is not None:
+            waiting.close()
+        self._engine.close()

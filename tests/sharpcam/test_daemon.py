@@ -1,0 +1,320 @@
+"""A daemon over a real pipeline with fake parts: states by what happens, and orders."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from test_live_engine import Fake
+from test_pipeline import FakeSink, FakeSource, threads_end, until  # noqa: F401
+
+import sharpcam.daemon.daemon
+import sharpcam.pipeline
+from sharpcam.daemon.control import ask
+from sharpcam.daemon.daemon import IDLE_FPS, Daemon
+from sharpcam.daemon.live_engine import LiveEngine
+from sharpcam.daemon.states import HOLD_OFF_S, State
+from sharpcam.errors import ControlError, DeviceLost, SharpCamError
+from sharpcam.frame import Frame
+from sharpcam.pipeline import Pipeline
+
+PROMISED = "state model provider strength source sink clients fps latency_ms dropped reconnects uptime_s"
+
+
+class Inner(Fake):
+    def process(self, frame: Frame, out: Frame) -> None:
+        super().process(frame, out)
+        out.buffer[:] = frame.buffer
+        out.copy_facts(frame)
+
+
+class Usage:
+    """A driver that tells the newest of `counts`."""
+
+    def __init__(self, node: str) -> None:
+        self.counts: list[int | OSError] = [0]
+        self.closed = False
+
+    def wait(self, timeout: float) -> int | None:
+        assert timeout == 0
+        step = self.counts[-1] if self.counts else None
+        self.counts.clear()
+        if isinstance(step, OSError):
+            raise step
+        return step
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Rig:
+    """A daemon, its pipeline with a camera that can be opened again and again, and a clock."""
+
+    def __init__(self, node: str | None = "/dev/video10", always: str = "") -> None:
+        self.now = 100.0
+        self.cameras = [FakeSource(10)]
+        self.sink = FakeSink(live=True, fps=200)
+        self.sink.node = node  # type: ignore[attr-defined]
+        self.inner = Inner()
+        self.engine = LiveEngine(self.inner)
+        self.pipeline = Pipeline(self.cameras[0], self.engine, self.sink, reopen=self.open)
+        self.loaded: list[Inner] = []
+        self.daemon = Daemon(
+            self.pipeline, self.engine, always=always, load=self.load, clock=lambda: self.now
+        )
+
+    def open(self) -> FakeSource:
+        self.cameras.append(FakeSource(20))
+        return self.cameras[-1]
+
+    def load(self, name: str) -> Inner:
+        self.loaded.append(Inner(name))
+        return self.loaded[-1]
+
+    @property
+    def usage(self) -> Usage:
+        usage = self.daemon._usage
+        assert isinstance(usage, Usage)
+        return usage
+
+    def tick(self, seconds: float = 0.0, clients: int | None = None) -> State:
+        self.now += seconds
+        if clients is not None:
+            self.usage.counts.append(clients)
+        self.daemon.tick()
+        return self.daemon.state
+
+    def __enter__(self) -> Rig:
+        self.daemon.__enter__()
+        self.pipeline.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.daemon.__exit__(None, None, None)
+        self.pipeline.stop()
+        until(lambda: self.pipeline.wait(0.05))
+        self.pipeline.finish()
+
+
+@pytest.fixture(autouse=True)
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    folder = tempfile.mkdtemp(prefix="sc-")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+    monkeypatch.setattr(sharpcam.daemon.daemon, "ClientUsage", Usage)
+    monkeypatch.setattr(sharpcam.pipeline, "TICK_S", 0.005)
+    monkeypatch.setattr(sharpcam.pipeline, "BACKOFF_S", (0.01, 0.02))
+    yield
+    shutil.rmtree(folder)
+
+
+def test_the_camera_is_open_only_while_somebody_watches() -> None:
+    with Rig() as rig:
+        assert rig.tick() is State.LIVE
+        until(lambda: 10 in rig.sink.sent)
+        assert rig.tick(HOLD_OFF_S) is State.IDLE
+        until(lambda: rig.cameras[0].closed > 0)
+        assert rig.pipeline._rest is not None
+        assert rig.pipeline._rest.fps == IDLE_FPS
+        assert len(rig.cameras) == 1
+        assert rig.tick(100.0, clients=1) is State.LIVE
+        until(lambda: 20 in rig.sink.sent)
+        assert not rig.cameras[1].closed
+        assert rig.tick(clients=0) is State.LIVE
+        assert rig.tick(HOLD_OFF_S - 0.1) is State.LIVE, "the driver says nothing new, and that counts"
+        assert rig.tick(0.1) is State.IDLE
+        until(lambda: rig.cameras[1].closed > 0)
+
+
+def test_a_pause_closes_the_camera_also_while_somebody_watches() -> None:
+    with Rig() as rig:
+        rig.tick(clients=1)
+        until(lambda: 10 in rig.sink.sent)
+        ask("pause")
+        assert rig.tick() is State.PAUSED
+        until(lambda: rig.cameras[0].closed > 0)
+        assert rig.pipeline._rest is not None
+        assert rig.pipeline._rest.fps == rig.sink.fps, "who watches gets it at the advertised rate"
+        assert rig.tick(HOLD_OFF_S, clients=0) is State.PAUSED
+        assert rig.tick(HOLD_OFF_S) is State.PAUSED
+        assert rig.pipeline._rest.fps == IDLE_FPS
+        ask("resume")
+        assert rig.tick() is State.IDLE, "nobody watches any more"
+        assert rig.tick(clients=1) is State.LIVE
+        until(lambda: 20 in rig.sink.sent)
+
+
+def test_a_lost_camera_is_told() -> None:
+    with Rig() as rig:
+
+        def away() -> FakeSource:
+            raise DeviceLost("no camera at usb-1")
+
+        rig.pipeline._reopen = away
+        rig.tick(clients=1)
+        rig.cameras[0].give(DeviceLost("unplugged"))
+        until(lambda: rig.pipeline.lost is not None)
+        assert rig.tick() is State.RECOVERING
+        until(lambda: str(rig.pipeline.lost) == "no camera at usb-1")
+        rig.tick()
+        told = ask("status")
+        assert (told["state"], told["reason"]) == ("recovering", "no camera at usb-1")
+        rig.pipeline._reopen = rig.open
+        until(lambda: rig.pipeline.lost is None)
+        assert rig.tick() is State.LIVE
+        assert ask("status")["reconnects"] == 1
+
+
+@pytest.mark.parametrize(
+    ("node", "always", "reason"),
+    [
+        (None, "", "this sink does not tell who watches"),
+        ("/dev/old", "", "this v4l2loopback does not tell who watches (0.13 and newer do)"),
+        ("/dev/video10", "so it was set", "so it was set"),
+    ],
+)
+def test_always_live_says_why(
+    node: str | None, always: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if node == "/dev/old":
+
+        def refuse(node: str) -> None:
+            raise OSError(22, "Invalid argument")
+
+        monkeypatch.setattr(sharpcam.daemon.daemon, "ClientUsage", refuse)
+    with Rig(node, always) as rig:
+        for _ in range(3):
+            assert rig.tick(100.0) is State.LIVE
+        told = ask("status")
+        assert told["reason"] == f"always live: {reason}"
+        assert told["clients"] == (0 if always else None)
+        assert not rig.cameras[0].closed
+
+
+def test_a_driver_that_falls_silent_leaves_the_camera_open() -> None:
+    with Rig() as rig:
+        usage = rig.usage
+        rig.tick(clients=0)
+        assert rig.tick(HOLD_OFF_S) is State.IDLE
+        usage.counts.append(OSError(19, "No such device"))
+        assert rig.tick() is State.LIVE
+        assert usage.closed
+        assert ask("status")["clients"] is None
+        assert rig.tick(100.0) is State.LIVE
+
+
+def test_status_has_the_promised_keys() -> None:
+    with Rig() as rig:
+        rig.tick(clients=1)
+        until(lambda: rig.pipeline.telemetry["frames_out"] == 1)
+        told = ask("status")
+    assert set(PROMISED.split()) <= told.keys()
+    assert json.loads(json.dumps(told)) == told
+    assert (told["state"], told["clients"], told["pid"]) == ("live", 1, os.getpid())
+    assert (told["model"], told["provider"], told["strength"]) == ("a", "cpu", 1.0)
+    assert (told["source"], told["sink"]) == ("fake source", "fake sink")
+
+
+def test_metrics_are_prometheus_text() -> None:
+    with Rig() as rig:
+        rig.tick(clients=1)
+        lines = ask("metrics").splitlines()
+    assert 'sharpcam_state{state="live"} 1' in lines
+    assert 'sharpcam_state{state="idle"} 0' in lines
+    assert "sharpcam_clients 1" in lines
+    assert any(line.startswith("sharpcam_frames_in_total ") for line in lines)
+
+
+def test_settings_change_at_once() -> None:
+    with Rig() as rig:
+        rig.tick(clients=1)
+        ask("set", key="strength", value="0.25")
+        ask("set", key="split", value="on")
+        told = ask("status")
+        assert (told["strength"], told["split"]) == (0.25, True)
+        ask("set", key="split", value="off")
+        for i in range(30, 45):
+            rig.cameras[0].give(i)
+            until(lambda i=i: i in rig.sink.sent)  # type: ignore[misc]
+        assert rig.inner.strength == 0.25
+        assert not rig.inner.split
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("strength", "2", "out of range"),
+        ("strength", "nan", "out of range"),
+        ("strength", "much", "should be a number"),
+        ("strength", None, "should be a number"),
+        ("strength", [], "should be a number"),
+        ("split", "yes", "on or off"),
+        ("split", {}, "on or off"),
+        ("model", "../../etc/passwd", "there is no model"),
+        ("model", "/tmp/model.onnx", "there is no model"),
+        ("model", 7, "there is no model"),
+        ("model", "unheard-of", "known models: here"),
+        ("device", "/dev/video0", "cannot be set"),
+        (None, "1", "cannot be set"),
+    ],
+)
+def test_settings_that_cannot_be(key: Any, value: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = [SimpleNamespace(name="here")], []
+    monkeypatch.setattr(sharpcam.daemon.daemon, "find_models", lambda: here)
+    with Rig() as rig:
+        with pytest.raises(ControlError) as caught:
+            ask("set", key=key, value=value)
+        assert text in f"{caught.value} {caught.value.hint}"
+        assert (rig.engine.strength, rig.engine.split, rig.loaded) == (1.0, False, [])
+
+
+def test_another_model_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharpcam.daemon.daemon, "find_models", lambda: ([SimpleNamespace(name="here")], []))
+    with Rig() as rig:
+        rig.tick(clients=1)
+        ask("set", key="model", value="here")
+        rig.cameras[0].give(*range(30, 33))
+        until(lambda: ask("status")["model"] == "here")
+        assert rig.inner.closed
+        rig.load = lambda name: (_ for _ in ()).throw(SharpCamError("damaged"))  # type: ignore[method-assign,assignment]
+        rig.daemon._load = rig.load
+        with pytest.raises(ControlError, match="damaged"):
+            ask("set", key="model", value="here")
+        assert ask("status")["model"] == "here"
+
+
+def test_stop_ends_the_run() -> None:
+    with Rig() as rig:
+        ask("stop")
+        until(lambda: rig.pipeline.wait(0.05))
+        assert rig.pipeline.exit == "stopped"
+
+
+def test_unknown_orders_are_refused() -> None:
+    with Rig(), pytest.raises(ControlError, match="not known") as caught:
+        ask("fly")
+    assert "pause" in caught.value.hint
+
+
+def test_a_second_one_runs_without_taking_orders(caplog: pytest.LogCaptureFixture) -> None:
+    with Rig() as first, Rig() as second:
+        assert f"another SharpCam (pid {os.getpid()})" in caplog.text
+        assert caplog.records[-1].levelname == "WARNING"
+        ask("stop")
+        until(lambda: first.pipeline.wait(0.05))
+        assert second.pipeline.exit == ""
+    assert not [t for t in threading.enumerate() if t.name == "sharpcam-control"]
+
+
+def test_what_cannot_listen_still_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / ("x" * 100)))
+    with Rig() as rig:
+        rig.tick(clients=1)
+        until(lambda: 10 in rig.sink.sent)

@@ -366,7 +366,7 @@ def test_orders_are_passed_on(server: ControlServer, echo: Echo) -> None:
 
 def test_a_real_run_is_asked_changed_and_stopped(yuv_model: Path) -> None:
     program = [sys.executable, "-m", "sharpcam"]
-    source = ("--source", "testcard", "--sink", "null", "--size", "64x48")
+    source = ("--source", "testcard", "--sink", "null", "--size", "320x240")
     model = ("--model", str(yuv_model), "--provider", "cpu", "--threads", "1")
     running = subprocess.Popen([*program, "run", *source, *model], stdout=-1, stderr=-1, text=True)
     assert running.stdout

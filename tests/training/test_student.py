@@ -1,0 +1,311 @@
+"""The student: its packing is ONNX's, its recursion a clip's, its folded self itself, its start harmless."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from made_data import drawn
+from onnx import TensorProto, helper
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.degrade import as_float, to_i420
+from training.networks import count_macs, count_parameters
+from training.networks.student import (
+    GATE_MAX,
+    Conv,
+    RepConv,
+    Student,
+    StudentConfig,
+    calmed,
+    depth_to_space,
+    int8_weights,
+    pack,
+    quantize,
+    space_to_depth,
+    unpack,
+)
+from training.recipe import load_recipe
+from training.tasks import planes
+
+SMALL = StudentConfig(channels=32, depth=1, gate=16)
+
+
+def trained(config: StudentConfig = SMALL, seed: int = 0) -> Student:
+    """A student as if it had learnt something: every weight is away from where it starts."""
+    torch.manual_seed(seed)
+    student = Student(config)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter += 0.03 * torch.randn_like(parameter)
+    return student.eval()
+
+
+def clip(frames: int = 4, side: int = 32, noise: float = 0.0, count: int = 2) -> tuple[Tensor, Tensor]:
+    """Planes (count, frames, ...) of still drawings, with noise that is new in every frame."""
+    rng = np.random.default_rng(0)
+    buffers = np.stack([np.stack([to_i420(as_float(drawn(side, side, i)))] * frames) for i in range(count)])
+    noisy = np.clip(np.round(buffers + noise * rng.standard_normal(buffers.shape)), 0, 255)
+    return planes(torch.from_numpy(noisy.astype(np.uint8)))
+
+
+# -- packing -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [2, 4, 8])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_packing_is_in_the_order_of_onnx(block: int, channels: int) -> None:
+    x = torch.arange(channels * 16 * 24, dtype=torch.float32).reshape(1, channels, 16, 24)
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("SpaceToDepth", ["x"], ["packed"], blocksize=block),
+        helper.make_node("DepthToSpace", ["packed"], ["back"], blocksize=block, mode="DCR"),
+    ]
+    shape = [1, channels, 16, 24]
+    outputs = [value("packed", TensorProto.FLOAT, None), value("back", TensorProto.FLOAT, shape)]
+    graph = helper.make_graph(nodes, "g", [value("x", TensorProto.FLOAT, shape)], outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    packed, back = session.run(None, {"x": x.numpy()})
+    assert np.array_equal(space_to_depth(x, block).numpy(), packed)
+    assert np.array_equal(depth_to_space(torch.from_numpy(packed), block).numpy(), back)
+    assert np.array_equal(back, x.numpy())
+
+
+@pytest.mark.parametrize("grid", [2, 4, 8])
+def test_planes_are_packed_luma_first_and_come_back(grid: int) -> None:
+    y, uv = torch.rand(2, 1, 16, 24), torch.rand(2, 2, 8, 12)
+    x = pack(y, uv, grid)
+    assert x.shape == (2, grid * grid * 3 // 2, 16 // grid, 24 // grid)
+    assert torch.equal(x[:, : grid * grid], space_to_depth(y, grid))
+    back = unpack(x, grid)
+    assert torch.equal(back[0], y)
+    assert torch.equal(back[1], uv)
+
+
+# -- numbers -------------------------------------------------------------------------------------------
+
+
+def test_quantize_rounds_half_to_even_clamps_and_lets_gradients_pass() -> None:
+    x = torch.tensor([-70.0, -0.3, 0.25, 0.74, 1.25, 70.0], requires_grad=True)
+    out = quantize(x, 0.5, -64, 63.5)
+    assert out.tolist() == [-64, -0.5, 0, 0.5, 1.0, 63.5]
+    out.sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [0, 1, 1, 1, 1, 0]
+
+
+def test_the_state_is_a_picture_of_whole_grey_levels() -> None:
+    out = calmed(torch.tensor([3.0, 250.0, 100.0]), torch.tensor([-5.0, 7.0, 0.6]))
+    assert out.tolist() == [0, 255, 101]
+
+
+@pytest.mark.parametrize("levels", [63, 127])
+def test_int8_weights_lie_on_their_channel_s_grid_and_stay_there(levels: int) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(5, 4, 3, 3) * torch.tensor([1.0, 10.0, 0.01, 1e-12, 0.0])[:, None, None, None]
+    weight.requires_grad_()
+    kept = int8_weights(weight, levels)
+    for before, after in zip(weight.detach()[:3], kept.detach()[:3], strict=True):
+        step = before.abs().max() / levels
+        assert after / step == pytest.approx((after / step).round(), abs=1e-3)
+        assert (after - before).abs().max() <= step * 0.501
+        assert len((after / step).round().unique()) > 10
+    assert torch.isfinite(kept).all()
+    again = int8_weights(kept, levels).detach()
+    assert again == pytest.approx(kept.detach(), rel=1e-6, abs=1e-12)
+    kept.sum().backward()
+    assert weight.grad is not None
+    assert torch.equal(weight.grad, torch.ones_like(weight))
+    assert int8_weights(weight, 0) is weight
+
+
+def branches(conv: RepConv, x: Tensor) -> Tensor:
+    """What the three branches give, each computed on its own."""
+    out = conv.conv(x) + F.conv2d(x, conv.point)
+    return out + x if conv.identity else out
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(6, 6), (5, 8)])
+def test_folding_equals_the_branches(inputs: int, outputs: int) -> None:
+    torch.manual_seed(0)
+    conv = RepConv(inputs, outputs)
+    nn.init.normal_(conv.point)
+    nn.init.normal_(conv.conv.bias)
+    x = torch.randn(2, inputs, 9, 7)
+    weight, bias = conv.folded()
+    assert weight.shape == (outputs, inputs, 3, 3)
+    assert torch.allclose(branches(conv, x), F.conv2d(x, weight, bias, padding=1), atol=1e-5)
+    assert torch.allclose(branches(conv, x), conv(x), atol=1e-5)
+
+
+# -- the network ---------------------------------------------------------------------------------------
+
+CONFIGS = [SMALL, replace(SMALL, temporal=False), replace(SMALL, grid=8), StudentConfig(64, 0, 8, 16)]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_clip_is_its_frames_one_after_the_other(config: StudentConfig) -> None:
+    student, (y, uv) = trained(config), clip(noise=4)
+    with torch.no_grad():
+        y_clip, uv_clip = student.clip(y, uv)
+        state = None
+        for t in range(y.shape[1]):
+            y_out, uv_out, state = student(y[:, t], uv[:, t], state)
+            assert torch.allclose(y_clip[:, t], y_out, atol=1e-3)
+            assert torch.allclose(uv_clip[:, t], uv_out, atol=1e-3)
+    assert y_clip.shape == y.shape
+    assert uv_clip.shape == uv.shape
+    assert (y_clip - y).abs().mean() > 0.1
+
+
+@pytest.mark.parametrize("keep", [slice(1, 3), slice(2, None), slice(0, 1), slice(None), slice(3, 9)])
+def test_kept_frames_are_those_of_the_whole_clip(keep: slice) -> None:
+    student, (y, uv) = trained(), clip(noise=4)
+    with torch.no_grad():
+        whole, part = student.clip(y, uv), student.clip(y, uv, keep)
+    assert torch.allclose(part[0], whole[0][:, keep], atol=1e-4)
+    assert torch.allclose(part[1], whole[1][:, keep], atol=1e-4)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_strength_scales_all_that_is_added(config: StudentConfig) -> None:
+    student, (y, uv) = trained(config), clip(frames=2, noise=4)
+    with torch.no_grad():
+        state = student(y[:, 0], uv[:, 0])[2]
+        full, none, half = (student(y[:, 1], uv[:, 1], state, s) for s in (1.0, 0.0, 0.5))
+    assert torch.equal(none[0], y[:, 1])
+    assert torch.equal(none[1], uv[:, 1])
+    assert torch.allclose(half[0] - y[:, 1], (full[0] - y[:, 1]) / 2, atol=1e-4)
+    assert torch.allclose(half[1] - uv[:, 1], (full[1] - uv[:, 1]) / 2, atol=1e-4)
+    assert all(torch.equal(a, b) for a, b in zip(full[2], none[2], strict=True))  # the memory is the same
+
+
+def test_it_starts_as_a_filter_over_time_that_leaves_still_pictures_alone() -> None:
+    torch.manual_seed(0)
+    y, uv = clip(frames=3)
+    for config in CONFIGS:
+        with torch.no_grad():
+            out = Student(config).clip(y, uv)
+        assert torch.equal(out[0], y)
+        assert torch.equal(out[1], uv)
+
+
+def with_gate(value: float) -> Student:
+    """An untrained student whose gate stands open or shut, whatever it sees."""
+    student = Student(SMALL)
+    nn.init.zeros_(student.gate_out.weight)
+    nn.init.constant_(student.gate_out.bias, value)
+    return student.eval()
+
+
+def test_an_open_gate_calms_a_noisy_still_and_a_shut_one_does_nothing() -> None:
+    y, uv = clip(frames=24, noise=5, count=1)
+    with torch.no_grad():
+        calm, shut = with_gate(0.8).clip(y, uv), with_gate(-1.0).clip(y, uv)
+    assert torch.equal(shut[0], y)
+    truth = clip(frames=1, count=1)
+    for plane, before, still in zip(calm, (y, uv), truth, strict=True):
+        late = plane[:, 16:] - still
+        assert late.std() < 0.5 * (before[:, 16:] - still).std()
+        changes = [(p[:, 17:] - p[:, 16:-1]).abs().mean() for p in (plane, before)]
+        assert changes[0] < 0.3 * changes[1]
+
+
+def test_the_gate_s_weight_of_the_past_has_a_limit() -> None:
+    """What a closed eye left in the state must fade, whatever the gate says: by GATE_MAX a frame.
+
+    Down to where half a grey level is all that a frame moves: there a state of whole grey levels stays, if no
+    noise pushes it on.
+    """
+    y = torch.full((1, 30, 1, 16, 16), 100.0)
+    y[:, 0] = 140.0
+    uv = torch.full((1, 30, 2, 8, 8), 128.0)
+    with torch.no_grad():
+        out = with_gate(5.0).clip(y, uv)[0][0, :, 0, 8, 8]
+    assert out[1] - 100 == pytest.approx(40 * GATE_MAX, abs=0.6)
+    assert all(after <= before for before, after in pairwise(out[1:]))
+    assert out[-1] - 100 <= 0.75 / (1 - GATE_MAX)
+
+
+def test_gradients_reach_every_parameter() -> None:
+    student, (y, uv) = trained().train(), clip(noise=4)
+    out = student.clip(y, uv)
+    (out[0].square().mean() + out[1].square().mean()).backward()
+    silent = [n for n, p in student.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert silent == []
+
+
+def test_quantised_weights_are_a_switch_and_change_little() -> None:
+    student, (y, uv) = trained(), clip(frames=2, noise=4)
+    kept = {n: p.clone() for n, p in student.state_dict().items()}
+    with torch.no_grad():
+        before = student.clip(y, uv)[0]
+        student.quantize_weights()
+        quantised = student.clip(y, uv)[0]
+        student.quantize_weights(0)
+        after = student.clip(y, uv)[0]
+    assert torch.equal(before, after)
+    assert 0 < (before - quantised).abs().mean() < 1
+    assert all(torch.equal(p, kept[n]) for n, p in student.state_dict().items())
+    student.quantize_weights()
+    for module in student.modules():
+        if isinstance(module, Conv | RepConv):
+            weight = module.folded()[0].detach()
+            assert torch.allclose(int8_weights(weight, 63), weight, rtol=1e-5, atol=1e-9)
+
+
+def test_quantised_convolutions_still_learn() -> None:
+    student, (y, uv) = trained().train(), clip(noise=4)
+    student.quantize_weights()
+    student.clip(y, uv)[0].square().mean().backward()
+    assert all(m.conv.weight.grad is not None for m in student.modules() if isinstance(m, RepConv))
+
+
+# -- what it costs -------------------------------------------------------------------------------------
+
+
+class Folded(nn.Module):
+    """The student on one frame, every convolution in its folded form, for counting."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, y: Tensor, uv: Tensor) -> Tensor:
+        return self.student(y, uv)[0]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_costs_are_those_that_are_counted(config: StudentConfig) -> None:
+    student = Student(config)
+    y, uv = torch.zeros(1, 1, 64, 32), torch.zeros(1, 2, 32, 16)
+    macs = count_macs(Folded(student), y, uv)
+    assert macs.total == pytest.approx(student.macs_per_pixel() * 64 * 32)
+    folded = [m.folded() for m in student.modules() if isinstance(m, Conv | RepConv)]
+    assert student.parameters_folded() == sum(w.numel() + b.numel() for w, b in folded)
+    assert student.parameters_folded() < count_parameters(student)
+
+
+def test_the_shipped_size_is_pinned() -> None:
+    """Who changes these changes what users' machines have to do."""
+    options = load_recipe("sharpcam").network.options
+    student = Student(StudentConfig(**options))
+    assert options == {"channels": 32, "depth": 3, "grid": 4, "gate": 32}
+    assert student.parameters_folded() == 57144
+    assert student.macs_per_pixel() == 2832.0
+    assert student.describe() == {**options, "temporal": True}
+
+
+def test_weights_have_the_names_that_checkpoints_know() -> None:
+    names = set(Student(StudentConfig(depth=2)).state_dict())
+    convolutions = ("gate_in", "gate_out", "tail")
+    folded = ("gate_mid", "head", "body.0", "body.1")
+    assert names == {f"{n}.{k}" for n in convolutions for k in ("weight", "bias")} | {
+        f"{n}.{k}" for n in folded for k in ("conv.weight", "conv.bias", "point")
+    }

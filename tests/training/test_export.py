@@ -1,0 +1,369 @@
+"""Exported graphs against the network they come from, in every arithmetic, and the folder against the product."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from made_data import drawn
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+import training.card
+from sharpcam.engine import Engine
+from sharpcam.errors import ModelError
+from sharpcam.frame import Frame
+from sharpcam.models import find_model
+from training.checkpoint import State, save_checkpoint
+from training.data import Clips, ClipSpec
+from training.degrade import as_float, to_i420
+from training.errors import TrainingError
+from training.export import PRECISIONS, calibrate, clip_psnr, export_student, load_student, runner
+from training.graph import build_model, folded_weights
+from training.library import Library
+from training.loop import Average, make_optimizer
+from training.networks.student import Conv, RepConv, Student, StudentConfig
+from training.recipe import load_recipe
+from training.tasks import build, planes
+
+U8 = NDArray[np.uint8]
+TEMPORAL = StudentConfig(channels=32, depth=1, gate=16)
+STILL = replace(TEMPORAL, temporal=False)
+WIDE = StudentConfig(channels=64, depth=0, grid=8, gate=16)
+
+
+def noisy_clip(frames: int = 4, height: int = 48, width: int = 64, seed: int = 0, noise: float = 4) -> U8:
+    """I420 (frames, height * 3 // 2, width): a still drawing with noise, and something that moves over it."""
+    rng = np.random.default_rng(seed)
+    picture = drawn(height, width, seed)
+    out = []
+    for t in range(frames):
+        frame = picture.copy()
+        frame[8:20, 6 * t : 6 * t + 12] = (230, 40, 90)
+        buffer = to_i420(as_float(frame)).astype(float)
+        out.append(np.clip(np.round(buffer + noise * rng.standard_normal(buffer.shape)), 0, 255))
+    return np.stack(out).astype(np.uint8)
+
+
+def trained(config: StudentConfig = TEMPORAL, seed: int = 0) -> Student:
+    """A student that does something of a student's size: residuals of some grey levels, gates half open."""
+    torch.manual_seed(seed)
+    student = Student(config)
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():
+            parameter += (0.002 if "tail" in name else 0.03) * torch.randn_like(parameter)
+    student.quantize_weights()
+    return student.eval()
+
+
+def by_torch(student: Student, clip: U8) -> U8:
+    """Frame by frame, rounded as a uint8 output is."""
+    out, state = [], None
+    for frame in torch.from_numpy(clip):
+        with torch.no_grad():
+            y, uv, state = student(*planes(frame[None]), state)
+        both = [p.round().clamp(0, 255).to(torch.uint8).flatten() for p in (y, uv)]
+        out.append(torch.cat(both).reshape(frame.shape))
+    return torch.stack(out).numpy()
+
+
+def steps(a: U8, b: U8) -> NDArray[np.int_]:
+    return np.abs(a.astype(int) - b)
+
+
+@pytest.fixture(scope="module")
+def clip() -> U8:
+    return noisy_clip()
+
+
+@pytest.fixture(scope="module", params=[TEMPORAL, STILL, WIDE], ids=["temporal", "still", "wide"])
+def graphs(request: pytest.FixtureRequest, clip: U8) -> tuple[Student, dict[str, onnx.ModelProto]]:
+    student = trained(request.param)
+    ranges = calibrate(student, [clip, noisy_clip(seed=1)])
+    return student, {p: build_model(student, p, ranges) for p in PRECISIONS}
+
+
+# -- the graphs ----------------------------------------------------------------------------------------
+
+
+def test_float32_is_the_network(graphs: tuple[Student, dict[str, onnx.ModelProto]], clip: U8) -> None:
+    student, models = graphs
+    wanted, out = by_torch(student, clip), runner(models["float32"])(clip, 1.0)
+    assert steps(out, wanted).max() <= 1
+    assert (out != wanted).mean() < 0.01
+    assert steps(wanted, clip).mean() > 0.5  # it does something
+
+
+def test_float16_and_uint8_are_near(graphs: tuple[Student, dict[str, onnx.ModelProto]], clip: U8) -> None:
+    _, models = graphs
+    wanted = runner(models["float32"])(clip, 1.0)
+    assert clip_psnr(runner(models["float16"])(clip, 1.0), wanted) > 55
+    assert clip_psnr(runner(models["uint8"])(clip, 1.0), wanted) > 47
+
+
+def test_strength_0_gives_the_input_bit_for_bit(
+    graphs: tuple[Student, dict[str, onnx.ModelProto]], clip: U8
+) -> None:
+    for model in graphs[1].values():
+        assert np.array_equal(runner(model)(clip, 0.0), clip)
+    extremes = np.tile(np.arange(256, dtype=np.uint8), (2, 24, 1)).reshape(2, 48, 128)  # every level
+    for model in graphs[1].values():
+        assert np.array_equal(runner(model)(extremes, 0.0), extremes)
+
+
+def test_strength_between_is_between(graphs: tuple[Student, dict[str, onnx.ModelProto]], clip: U8) -> None:
+    for name, model in graphs[1].items():
+        full, half = (runner(model)(clip, s).astype(int) - clip for s in (1.0, 0.5))
+        inside = (clip > 60) & (clip < 195)
+        assert np.abs(half - full / 2)[inside].max() <= 1, name
+        assert np.abs(half[inside]).mean() > 0.2
+
+
+def test_all_that_is_uint8_is_uint8(graphs: tuple[Student, dict[str, onnx.ModelProto]]) -> None:
+    """No float tensor of a picture's size anywhere: that is where the time would go."""
+    model = onnx.shape_inference.infer_shapes(graphs[1]["uint8"])
+    assert {n.op_type for n in model.graph.node} <= {
+        "SpaceToDepth", "DepthToSpace", "Concat", "Split", "QLinearConv", "QLinearAdd", "QLinearMul", "Identity", "Mul",
+    }  # fmt: skip
+    floats = [v.name for v in model.graph.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT]
+    assert all(name.endswith("_step") for name in floats)
+    assert [n.input[0] for n in model.graph.node if n.op_type == "Mul"] == ["strength"] * 2
+
+
+@pytest.mark.parametrize("precision", list(PRECISIONS))
+def test_the_state_is_carried(precision: str, clip: U8) -> None:
+    student = trained()
+    model = build_model(student, precision, calibrate(student, [clip]))
+    run = runner(model)
+    together = run(clip, 1.0)
+    alone = np.concatenate([run(clip[t : t + 1], 1.0) for t in range(len(clip))])
+    assert np.array_equal(together[0], alone[0])
+    assert steps(together[1:], alone[1:]).mean() > 0.3
+    assert np.array_equal(run(clip, 1.0), together)  # and not from one clip to the next
+
+
+def test_a_still_student_has_no_state(clip: U8) -> None:
+    student = trained(STILL)
+    model = build_model(student, "uint8", calibrate(student, [clip]))
+    assert [i.name for i in model.graph.input] == ["y", "uv", "strength"]
+    run = runner(model)
+    alone = np.concatenate([run(clip[t : t + 1], 1.0) for t in range(len(clip))])
+    assert np.array_equal(run(clip, 1.0), alone)
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (40, 72), (64, 24)])
+def test_any_size_of_eights(height: int, width: int, clip: U8) -> None:
+    student = trained()
+    ranges = calibrate(student, [clip])
+    small = noisy_clip(2, height, width, seed=5)
+    for precision in PRECISIONS:
+        out = runner(build_model(student, precision, ranges))(small, 1.0)
+        assert out.shape == small.shape
+        assert clip_psnr(out, by_torch(student, small)) > 40
+
+
+def test_black_and_white_do_not_wrap_round(clip: U8) -> None:
+    """Sums that leave 0..255 saturate, in the state too."""
+    student = trained()
+    with torch.no_grad():
+        student.tail.bias += 0.3  # adds 38 grey levels
+    checker = np.zeros((3, 48, 32), np.uint8)
+    checker[:, ::8], checker[1] = 255, 255
+    for precision in PRECISIONS:
+        model = build_model(student, precision, calibrate(student, [clip, checker]))
+        out = runner(model)(checker, 1.0)
+        assert steps(out, by_torch(student, checker)).max() < 12, precision
+        assert (out[checker == 255] > 200).all()
+
+
+# -- calibration ---------------------------------------------------------------------------------------
+
+
+def test_ranges_are_the_widest_percentiles_that_were_seen(clip: U8) -> None:
+    student = trained(STILL)
+    seen: dict[str, list[tuple[float, float]]] = {}
+
+    def watch(name: str, relu: bool) -> Callable[..., None]:
+        def hook(module: object, inputs: object, output: torch.Tensor) -> None:
+            values = output.relu() if relu else output
+            cut = np.percentile(values.numpy(), (0.01, 99.99))
+            seen.setdefault(name, []).append((float(cut[0]), float(cut[1])))
+
+        return hook
+
+    for name, module in student.named_modules():
+        if isinstance(module, Conv | RepConv):
+            module.register_forward_hook(watch(name, relu=name != "tail"))
+    both = [clip, noisy_clip(seed=1)]
+    ranges = calibrate(student, both)
+    for c in both:
+        by_torch(student, c)
+    assert ranges.keys() == seen.keys() == {"head", "body.0", "tail"}
+    for name, (low, high) in ranges.items():
+        assert low == pytest.approx(min(v[0] for v in seen[name]), abs=1e-3)
+        assert high == pytest.approx(max(v[1] for v in seen[name]), rel=1e-3)
+
+
+def test_ranges_of_a_recurrent_student_are_of_all_its_parts(clip: U8) -> None:
+    ranges = calibrate(trained(), [clip])
+    assert ranges.keys() == {"gate_in", "gate_mid", "head", "body.0", "tail", "residual_y", "residual_uv"}
+    assert all(low <= high for low, high in ranges.values())
+    assert all(ranges[n][0] >= 0 for n in ("gate_in", "gate_mid", "head", "body.0"))
+
+
+def test_a_uint8_graph_wants_ranges() -> None:
+    with pytest.raises(ValueError, match="needs calibrated ranges"):
+        build_model(trained(), "uint8")
+
+
+def test_a_dead_channel_does_not_overflow(clip: U8) -> None:
+    """Hardly any weight and a large bias: the bias in steps of so small a weight has no place in int32."""
+    student = trained()
+    with torch.no_grad():
+        for layer in ("head", "body.0"):
+            conv = student.get_submodule(layer)
+            conv.conv.weight[3] = 1e-12
+            conv.point[3] = 0
+            conv.conv.bias[3] = 7.0
+        student.body[0].conv.weight[3, 3, 1, 1] = -1  # takes the identity away
+        student.tail.weight[:, 3] = 0.002
+    model = build_model(student, "uint8", calibrate(student, [clip]))
+    biases = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name.endswith(".bias")}
+    assert all(b.dtype == np.int32 for b in biases.values())
+    assert abs(int(biases["body.0.bias"][3])) > 2**20
+    assert clip_psnr(runner(model)(clip, 1.0), by_torch(student, clip)) > 40
+
+
+def test_weights_keep_a_bit_for_processors_without_vnni(clip: U8) -> None:
+    student = trained()
+    model = build_model(student, "uint8", calibrate(student, [clip]))
+    quantised = [numpy_helper.to_array(t) for t in model.graph.initializer if t.data_type == TensorProto.INT8]
+    assert len(quantised) > 5
+    assert max(np.abs(w.astype(int)).max() for w in quantised) == 63
+    for name, (weight, _) in folded_weights(student).items():
+        tensors = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        kept = tensors[f"{name}.weight"] * tensors[f"{name}.step"][:, None, None, None]
+        assert kept == pytest.approx(weight, abs=1e-6)  # quantised once in training is quantised for good
+
+
+# -- the folder ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def calibration(clip: U8) -> Clips:
+    clips = Clips(Library(), ClipSpec(frames=2, crop=48))
+    square = np.stack([noisy_clip(2, 48, 48, seed) for seed in range(3)])
+    clips.packed = np.stack([square, square], axis=1)
+    return clips
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "last.pt"
+    recipe = load_recipe("sharpcam", {"network.options": {"channels": 32, "depth": 1, "gate": 16}})
+    student = trained()
+    state = State(step=5, figures={"psnr_input": 30.0, "psnr": 31.0, "ssim_input": 0.8, "ssim": 0.9})
+    save_checkpoint([path], recipe, student, Average(student, 0.9), make_optimizer(student, recipe), state)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(checkpoint: Path, calibration: Clips) -> Path:
+    return export_student(
+        checkpoint, checkpoint.parent / "tiny", clips=calibration, precisions=["float16"], calibration=3
+    )
+
+
+def test_the_product_runs_the_folder_and_gives_the_same_planes(folder: Path) -> None:
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "CARD.md", "card.png", "model-float16.onnx", "model.onnx", "model.toml",
+    ]  # fmt: skip
+    clip = noisy_clip(5, 48, 64, seed=2)
+    wanted = runner(onnx.load(folder / "model.onnx"))
+    engine = Engine.load(folder, (64, 48), provider="cpu", threads=1)
+    for strength in (1.0, 0.4):
+        engine.strength = strength
+        engine.reset()
+        expected = wanted(clip, strength)
+        for n, buffer in enumerate(clip):
+            frame, out = Frame(64, 48), Frame(64, 48)
+            np.copyto(frame.buffer, buffer)
+            frame.sequence, frame.captured_ns = n, n * 33_000_000
+            engine.process(frame, out)
+            assert np.array_equal(out.buffer, expected[n])
+    engine.close()
+
+
+def test_the_manifest_tells_what_the_graph_is(folder: Path) -> None:
+    manifest = find_model(folder).manifest
+    student = load_student(folder.parent / "last.pt")[0]
+    assert (manifest.name, manifest.layout, manifest.precision) == ("tiny", "yuv420", "uint8")
+    assert manifest.strength_input
+    assert manifest.size_multiple == 8
+    assert [(s.input, s.output, s.shape, s.dtype, s.initial) for s in manifest.state] == [
+        ("state_y", "state_y_out", (1, 1, "H", "W"), "uint8", "y"),
+        ("state_uv", "state_uv_out", (1, 2, "H/2", "W/2"), "uint8", "uv"),
+    ]
+    assert manifest.parameters == student.parameters_folded()
+    assert manifest.macs_per_pixel == pytest.approx(student.macs_per_pixel(), abs=0.01)
+    assert manifest.variants["cuda"].file == "model-float16.onnx"
+    assert manifest.variants["cuda"].precision == "float16"
+
+
+def test_the_same_checkpoint_gives_the_same_file(folder: Path, checkpoint: Path, calibration: Clips) -> None:
+    again = export_student(checkpoint, folder.parent / "again", clips=calibration, calibration=3)
+    assert (again / "model.onnx").read_bytes() == (folder / "model.onnx").read_bytes()
+
+
+def test_a_new_export_leaves_nothing_old(checkpoint: Path, calibration: Clips, tmp_path: Path) -> None:
+    out = tmp_path / "m"
+    export_student(checkpoint, out, clips=calibration, precisions=["float16", "float32"], calibration=1)
+    assert find_model(out).manifest.variants
+    export_student(checkpoint, out, clips=calibration, calibration=2)
+    assert sorted(p.name for p in out.iterdir()) == ["CARD.md", "card.png", "model.onnx", "model.toml"]
+    assert not find_model(out).manifest.variants
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_an_export_that_fails_changes_nothing(
+    checkpoint: Path, calibration: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise ModelError("the engine cannot run it")
+
+    monkeypatch.setattr(training.card, "write_card", fail)
+    with pytest.raises(ModelError):
+        export_student(checkpoint, tmp_path / "new", clips=calibration, calibration=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_student_is_refused(tmp_path: Path, calibration: Clips) -> None:
+    recipe = load_recipe(
+        "teacher", {"network.options": {"dim": 8, "num_blocks": [1, 1, 1, 1], "heads": [1, 1, 1, 1]}}
+    )
+    network = build(recipe.network)
+    path = tmp_path / "best.pt"
+    save_checkpoint([path], recipe, network, Average(network, 0.9), make_optimizer(network, recipe), State())
+    with pytest.raises(TrainingError, match=r"best\.pt holds a restormer, not a student"):
+        export_student(path, tmp_path / "m", clips=calibration)
+    assert not (tmp_path / "m").exists()
+
+
+def test_command_line_errors(tmp_path: Path) -> None:
+    def run(*arguments: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "training.export", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr.strip().splitlines()[-1]
+
+    code, line = run(str(tmp_path / "no.pt"), "--out", str(tmp_path / "m"), "--data", str(tmp_path))
+    assert (code, line) == (1, f"training: no pictures or videos below {tmp_path}")
+    code, line = run(str(tmp_path / "no.pt"), "--out", str(tmp_path / "a model"), "--data", str(tmp_path))
+    assert code == 2
+    assert "a model's name has letters" in line

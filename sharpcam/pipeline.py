@@ -22,8 +22,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from sharpcam.errors import DeviceLost, FormatMismatch, SharpCamError
+from sharpcam.errors import FormatMismatch, SharpCamError
 from sharpcam.frame import Frame, FramePool
+from sharpcam.kept_source import KeptSource
 from sharpcam.mailbox import Mailbox, MailboxClosed
 from sharpcam.pace import Pace
 from sharpcam.placeholder import text_frame
@@ -34,8 +35,6 @@ from sharpcam.telemetry import CpuClock, Telemetry
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1  # no wait is longer than this before looking whether to stop
-STALL_S = 5.0  # a camera that is silent for so long is taken for lost
-BACKOFF_S = (0.5, 5.0)  # first and longest pause between tries to open a lost source
 LAST_FRAME_S = 1.0  # how long the last frame stands in for a camera that is away
 STOP_S = 3.0  # how long frames on their way may take to arrive after `stop`
 _LOG_EVERY_S = 10.0  # for what may go wrong with every frame
@@ -87,19 +86,16 @@ class Pipeline:
             raise FormatMismatch(
                 f"the source gives {w}x{h} frames, the sink takes {sw}x{sh}", "give one --size"
             )
-        self.source, self.engine, self.sink = source, engine, sink
+        self.engine, self.sink = engine, sink
         self.telemetry = telemetry or Telemetry()
+        self._kept = KeptSource(source, reopen, lambda: self.telemetry.count("reconnects"))
         self.exit = ""  # why it ended: "frames", "duration", "end", "failed", or the reason given to `stop`
         self.pool = FramePool(*source.size, source.color)
-        self._frames, self._duration, self._reopen = frames, duration, reopen
+        self._frames, self._duration = frames, duration
         self._placeholder = placeholder or text_frame(*source.size, color=source.color)
         self._away = Still(text_frame(*source.size, "Camera is away", source.color), sink.fps)
         self._rest: Still | None = None
         self._stirred = threading.Event()  # set by what should end a rest
-        self.lost: SharpCamError | None = None  # why the source is away, None while it is not
-        self._lost_at = 0.0
-        self._shut = False  # the source is closed and has to be opened again
-        self._next_try, self._backoff = 0.0, BACKOFF_S[0]
         self._inbox = Mailbox(newest_wins=source.live)
         self._outbox = Mailbox(newest_wins=source.live)
         self._stopping = threading.Event()  # capture no more; what is on its way still arrives
@@ -117,6 +113,16 @@ class Pipeline:
         ]
 
     # For the caller
+
+    @property
+    def source(self) -> Source:
+        """What is read now: another one after every reopening."""
+        return self._kept.source
+
+    @property
+    def lost(self) -> SharpCamError | None:
+        """Why the source is away, None while it is not."""
+        return self._kept.lost
 
     def run(self, on_tick: Callable[[], None] = lambda: None) -> str:
         """Starts, waits for the end, and gives the reason; `on_tick` is called about every `TICK_S` seconds.
@@ -180,7 +186,7 @@ class Pipeline:
         if now > self._kill_at and not self._dead.is_set():
             log.warning("stop: frames on their way are given up after %.0f s", STOP_S)
             self._dead.set()
-            self._close_source()  # a read may hang in it
+            self._kept.close()  # a read may hang in it
         stuck = [thread.name for thread in started if thread.is_alive()]
         if stuck and now > self._kill_at + STOP_S:
             log.error("stop: left behind %s", ", ".join(stuck))
@@ -189,7 +195,7 @@ class Pipeline:
 
     def finish(self) -> str:
         """After the threads have ended: closes source and sink, raises what went wrong, gives the reason."""
-        self._close_source()
+        self._kept.close()
         for mailbox in (self._inbox, self._outbox):
             with contextlib.suppress(MailboxClosed):
                 frame, _ = mailbox.get(0)
@@ -209,29 +215,22 @@ class Pipeline:
 
     def _capture(self) -> None:
         frame = self.pool.acquire()
-        heard = time.monotonic()
         clock = CpuClock(self.telemetry, "capture")
         try:
             while not self._is_over():
-                if self._shut or self._rest is not None:
-                    self._pass_time()
-                    heard = time.monotonic()
+                if self._rest is not None:
+                    self._kept.shut()
+                    self._stirred.wait(TICK_S * 5)
                     continue
                 if self._enough_captured():
                     time.sleep(0.001)
                     continue
                 try:
-                    came = self.source.read(frame, TICK_S)
-                    if not came and self.source.live and time.monotonic() - heard > STALL_S:
-                        raise DeviceLost(f"{self.source.description} gave no picture for {STALL_S:.0f} s")
+                    came = self._kept.read(frame, TICK_S)
                 except EOFError:
                     self._ending("end")
                     break
-                except DeviceLost as error:
-                    self._lose(error)
-                    continue
                 if came:
-                    heard = time.monotonic()
                     self.telemetry.count("frames_in")
                     self.telemetry.record("capture", time.monotonic_ns() - frame.captured_ns)
                     self._hand_over(self._inbox, frame)
@@ -255,51 +254,6 @@ class Pipeline:
         return self._frames is not None and (
             self.telemetry["frames_in"] - self.telemetry["dropped"] >= self._frames
         )
-
-    def _lose(self, error: DeviceLost) -> None:
-        if self._reopen is None:
-            raise error
-        log.warning("source lost: %s", error)
-        self._shut_source(BACKOFF_S[0])
-        self.lost, self._lost_at = error, time.monotonic()
-
-    def _shut_source(self, pause: float) -> None:
-        self._close_source()
-        self._shut, self._backoff, self._next_try = True, BACKOFF_S[0], time.monotonic() + pause
-
-    def _pass_time(self) -> None:
-        """A tick of rest, or of waiting for a source that is away; opens it when its time has come."""
-        wait = self._next_try - time.monotonic()
-        if self._rest is not None:
-            if self._reopen is not None and not self._shut:
-                self._shut_source(0.0)
-            self.lost = None
-            self._stirred.wait(TICK_S * 5)
-        elif wait > 0:
-            self._stopping.wait(min(wait, TICK_S))
-        else:
-            self._try_to_open()
-
-    def _try_to_open(self) -> None:
-        assert self._reopen
-        try:
-            source = self._reopen()
-            if source.size != self.sink.size:
-                source.close()
-                raise FormatMismatch(f"{source.description} has come back with another size")
-        except SharpCamError as failure:
-            if self.lost is None:
-                self._lost_at = time.monotonic()
-            self.lost = failure
-            self._backoff = min(self._backoff * 2, BACKOFF_S[1])
-            self._next_try = time.monotonic() + self._backoff
-            log.info("source still away: %s; next try in %.1f s", failure, self._backoff)
-            return
-        self.source, self._shut = source, False
-        if self.lost is not None:
-            self.lost = None
-            self.telemetry.count("reconnects")
-            log.warning("source is back: %s", source.description)
 
     # Sharpen
 
@@ -382,9 +336,8 @@ class Pipeline:
         """What is to be shown instead of pictures, if anything is."""
         if not self.sink.live:
             return None
-        if self._rest is None and self.lost is not None and time.monotonic() > self._lost_at + LAST_FRAME_S:
-            return self._away
-        return self._rest
+        away = self.lost is not None and time.monotonic() > self._kept.lost_at + LAST_FRAME_S
+        return self._rest or (self._away if away else None)
 
     def _send(self, frame: Frame) -> None:
         start = time.monotonic_ns()
@@ -419,12 +372,6 @@ class Pipeline:
     def _ending(self, reason: str) -> None:
         with self._lock:
             self.exit = self.exit or reason
-
-    def _close_source(self) -> None:
-        try:
-            self.source.close()
-        except SharpCamError as error:
-            log.warning("source did not close: %s", error)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:

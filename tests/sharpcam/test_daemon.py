@@ -17,6 +17,7 @@ from test_live_engine import Fake
 from test_pipeline import FakeSink, FakeSource, threads_end, until  # noqa: F401
 
 import sharpcam.daemon.daemon
+import sharpcam.kept_source
 import sharpcam.pipeline
 from sharpcam.daemon.control import ask
 from sharpcam.daemon.daemon import IDLE_FPS, Daemon
@@ -110,7 +111,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
     monkeypatch.setattr(sharpcam.daemon.daemon, "ClientUsage", Usage)
     monkeypatch.setattr(sharpcam.pipeline, "TICK_S", 0.005)
-    monkeypatch.setattr(sharpcam.pipeline, "BACKOFF_S", (0.01, 0.02))
+    monkeypatch.setattr(sharpcam.kept_source, "BACKOFF_S", (0.01, 0.02))
     yield
     shutil.rmtree(folder)
 
@@ -157,7 +158,7 @@ def test_a_lost_camera_is_told() -> None:
         def away() -> FakeSource:
             raise DeviceLost("no camera at usb-1")
 
-        rig.pipeline._reopen = away
+        rig.pipeline._kept._reopen = away
         rig.tick(clients=1)
         rig.cameras[0].give(DeviceLost("unplugged"))
         until(lambda: rig.pipeline.lost is not None)
@@ -166,7 +167,7 @@ def test_a_lost_camera_is_told() -> None:
         rig.tick()
         told = ask("status")
         assert (told["state"], told["reason"]) == ("recovering", "no camera at usb-1")
-        rig.pipeline._reopen = rig.open
+        rig.pipeline._kept._reopen = rig.open
         until(lambda: rig.pipeline.lost is None)
         assert rig.tick() is State.LIVE
         assert ask("status")["reconnects"] == 1

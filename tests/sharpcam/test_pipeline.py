@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import sharpcam.kept_source
 import sharpcam.pipeline
 from sharpcam.engine import Engine
 from sharpcam.errors import DeviceLost, DeviceNotFound, FormatMismatch, MediaError, ModelError
@@ -457,7 +458,7 @@ def test_every_delivery_sets_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_lost_camera_comes_back(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(sharpcam.pipeline, "BACKOFF_S", (0.01, 0.03))
+    monkeypatch.setattr(sharpcam.kept_source, "BACKOFF_S", (0.01, 0.03))
     first, second = FakeSource(10, 11, DeviceLost("unplugged")), FakeSource(0, 1)
     sink = FakeSink(live=True, fps=200)
     tries: list[Source | Exception] = [DeviceNotFound("gone")] * 3 + [FakeSource(size=(64, 64)), second]
@@ -485,7 +486,7 @@ def test_lost_camera_comes_back(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
 
 
 def test_lost_camera_ends_when_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharpcam.pipeline, "BACKOFF_S", (60.0, 60.0))
+    monkeypatch.setattr(sharpcam.kept_source, "BACKOFF_S", (60.0, 60.0))
     source = FakeSource(DeviceLost("unplugged"))
     pipeline = Pipeline(source, FakeEngine(), FakeSink(), reopen=lambda: source)
     pipeline.start()
@@ -494,7 +495,7 @@ def test_lost_camera_ends_when_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_duration_counts_while_the_camera_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharpcam.pipeline, "BACKOFF_S", (60.0, 60.0))
+    monkeypatch.setattr(sharpcam.kept_source, "BACKOFF_S", (60.0, 60.0))
     source = FakeSource(DeviceLost("unplugged"))
     assert (
         Pipeline(source, FakeEngine(), FakeSink(), reopen=lambda: source, duration=0.05).run() == "duration"
@@ -502,8 +503,8 @@ def test_duration_counts_while_the_camera_is_away(monkeypatch: pytest.MonkeyPatc
 
 
 def test_silent_camera_is_a_lost_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharpcam.pipeline, "STALL_S", 0.05)
-    monkeypatch.setattr(sharpcam.pipeline, "BACKOFF_S", (0.01, 0.03))
+    monkeypatch.setattr(sharpcam.kept_source, "STALL_S", 0.05)
+    monkeypatch.setattr(sharpcam.kept_source, "BACKOFF_S", (0.01, 0.03))
     source, second = FakeSource(), FakeSource(5)
     sink = FakeSink()
     pipeline = Pipeline(source, FakeEngine(), sink, reopen=lambda: second, frames=1)

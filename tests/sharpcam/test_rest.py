@@ -18,6 +18,7 @@ from test_pipeline import (
     until,
 )
 
+import sharpcam.kept_source
 import sharpcam.pipeline
 from sharpcam.errors import DeviceBusy, DeviceLost, SharpCamError
 from sharpcam.frame import Frame
@@ -36,7 +37,7 @@ def still(luma: int = STILL) -> Frame:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sharpcam.pipeline, "TICK_S", 0.005)
-    monkeypatch.setattr(sharpcam.pipeline, "BACKOFF_S", (0.01, 0.02))
+    monkeypatch.setattr(sharpcam.kept_source, "BACKOFF_S", (0.01, 0.02))
 
 
 def giving(*sources: Source | SharpCamError) -> Callable[[], Source]:
@@ -187,7 +188,7 @@ def test_quick_rests_and_wakes_end_in_a_live_picture() -> None:
 
 def test_the_last_picture_stands_in_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sharpcam.pipeline, "LAST_FRAME_S", 0.1)
-    monkeypatch.setattr(sharpcam.pipeline, "BACKOFF_S", (0.5, 0.5))
+    monkeypatch.setattr(sharpcam.kept_source, "BACKOFF_S", (0.5, 0.5))
     second, sink = FakeSource(60), FakeSink(live=True, fps=200)
     pipeline = Pipeline(FakeSource(40, DeviceLost("gone")), FakeEngine(), sink, reopen=giving(second))
     away = int(pipeline._away.frame.y[0, 0, 0, 0])

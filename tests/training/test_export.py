@@ -105,7 +105,7 @@ def test_float16_and_uint8_are_near(graphs: tuple[Student, dict[str, onnx.ModelP
     _, models = graphs
     wanted = runner(models["float32"])(clip, 1.0)
     assert clip_psnr(runner(models["float16"])(clip, 1.0), wanted) > 55
-    assert clip_psnr(runner(models["uint8"])(clip, 1.0), wanted) > 47
+    assert clip_psnr(runner(models["uint8"])(clip, 1.0), wanted) > 52
 
 
 def test_strength_0_gives_the_input_bit_for_bit(

@@ -33,6 +33,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Show, find or check the settings.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+service_app = typer.Typer(help="SharpCam as a service of the user's systemd.", no_args_is_help=True)
+app.add_typer(service_app, name="service")
 
 
 class ProviderChoice(StrEnum):
@@ -318,6 +320,42 @@ def _order(command: str) -> NoReturn:
         from sharpcam.cli.control import run_order
 
         return run_order(command)
+
+    _end(work)
+
+
+@service_app.command("install")
+def service_install(config: ConfigFile = None) -> None:
+    """Start SharpCam now and at every login."""
+
+    def work() -> int:
+        from sharpcam.cli.service import run_install
+
+        return run_install(config)
+
+    _end(work)
+
+
+@service_app.command("uninstall")
+def service_uninstall() -> None:
+    """Stop the service and remove it."""
+
+    def work() -> int:
+        from sharpcam.cli.service import run_uninstall
+
+        return run_uninstall()
+
+    _end(work)
+
+
+@service_app.command("status")
+def service_status() -> None:
+    """Tell whether the service is installed and runs."""
+
+    def work() -> int:
+        from sharpcam.cli.service import run_service_status
+
+        return run_service_status()
 
     _end(work)
 

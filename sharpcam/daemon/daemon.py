@@ -13,6 +13,7 @@ from typing import Any, Self
 from sharpcam import __version__
 from sharpcam.daemon.control import ControlServer, Request
 from sharpcam.daemon.live_engine import Changeable, LiveEngine
+from sharpcam.daemon.notify import Notifier
 from sharpcam.daemon.states import Machine, Situation, State
 from sharpcam.errors import ControlError, SharpCamError
 from sharpcam.models import find_models
@@ -23,6 +24,7 @@ from sharpcam.v4l2 import ClientUsage
 log = logging.getLogger(__name__)
 
 IDLE_FPS = 2.0  # of the placeholder while nobody watches: a program that begins to finds it at once
+ALIVE_EVERY_S = 5.0  # systemd is told, whose patience is much longer
 _SWITCH = {"on": True, "off": False}
 
 
@@ -57,6 +59,9 @@ class Daemon:
             State.IDLE: text_frame(*size, "Camera is starting", color),  # what its next viewer sees first
         }
         self._server: ControlServer | None = None
+        self._systemd = Notifier()
+        self._told = ""
+        self._next_told = 0.0
 
     def __enter__(self) -> Self:
         try:
@@ -69,6 +74,8 @@ class Daemon:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._systemd.tell("STOPPING=1")
+        self._systemd.close()
         if self._server is not None:
             self._server.close()
         if self._usage is not None:
@@ -98,6 +105,13 @@ class Daemon:
                 self._pipeline.wake()
             else:
                 self._pipeline.rest(self._texts[state], rest[1])
+        self._tell_systemd(f"{state}: {self._machine.reason}")
+
+    def _tell_systemd(self, status: str) -> None:
+        now = self._clock()
+        if status != self._told or now >= self._next_told:
+            self._told, self._next_told = status, now + ALIVE_EVERY_S
+            self._systemd.tell("READY=1", f"STATUS={status}", "WATCHDOG=1")
 
     def _count_clients(self) -> None:
         if self._usage is None:

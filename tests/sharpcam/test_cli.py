@@ -129,10 +129,10 @@ def test_version() -> None:
 def test_help_lists_the_commands() -> None:
     code, out, _ = run("--help")
     assert code == 0
-    commands = "run process bench devices doctor models config status set pause resume stop"
+    commands = "run process bench devices doctor models config service status set pause resume stop"
     for command in commands.split():
         assert f"\n  {command} " in out
-    for later in ("service", "ui"):
+    for later in ("ui",):
         assert f"\n  {later} " not in out
 
 

@@ -1,0 +1,215 @@
+"""The systemd unit, what is asked of systemctl, and what systemd is told."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from test_daemon import Rig, runtime  # noqa: F401
+from test_pipeline import threads_end  # noqa: F401
+from typer.testing import CliRunner
+
+from sharpcam.cli import app
+from sharpcam.daemon import unit
+from sharpcam.daemon.notify import Notifier
+from sharpcam.daemon.states import HOLD_OFF_S
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="systemd is Linux's")
+
+
+@pytest.fixture
+def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A systemctl that writes down what it is asked and fails at the words in `fails`."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("SHARPCAM_CONFIG", "")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "systemctl").write_text(
+        f'#!/bin/sh\necho "$@" >> {folder}/asked\n'
+        f'for w in $(cat {folder}/fails); do case " $* " in *" $w "*) echo "no bus" >&2; exit 1;; esac; done\n'
+        'case "$2" in is-enabled) echo enabled;; is-active) echo active;; esac\n'
+    )
+    (folder / "systemctl").chmod(0o755)
+    (folder / "fails").write_text("")
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def asked(systemctl: Path) -> list[str]:
+    file = systemctl / "asked"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["service", *map(str, arguments)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_install_writes_the_unit_and_starts_it(systemctl: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "my settings.toml"
+    settings.write_text("[model]\nstrength = 0.5\n")
+    code, out, err = run("install", "--config", settings)
+    assert (code, err) == (0, "")
+    file = tmp_path / "config/systemd/user/sharpcam.service"
+    assert str(file) in out
+    text = file.read_text()
+    assert f'ExecStart={sys.executable} -P -m sharpcam run --config "{settings}"\n' in text
+    assert "Type=notify\n" in text
+    assert "NoNewPrivileges=yes\n" in text
+    name = "--user {} sharpcam.service"
+    assert asked(systemctl) == ["--user daemon-reload", name.format("enable"), name.format("restart")]
+
+
+def test_settings_that_cannot_be_used_are_refused_before(systemctl: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "bad.toml"
+    settings.write_text("[model]\nstrength = 5\n")
+    code, _, err = run("install", "--config", settings)
+    assert code == 1
+    assert "line 2" in err
+    assert not unit.unit_path().exists()
+    assert asked(systemctl) == []
+
+
+def test_uninstall_stops_and_removes(systemctl: Path) -> None:
+    assert run("uninstall") == (0, "the service is not installed\n", "")
+    run("install")
+    (systemctl / "asked").unlink()
+    code, out, _ = run("uninstall")
+    assert (code, out) == (0, f"removed {unit.unit_path()}\n")
+    assert not unit.unit_path().exists()
+    assert asked(systemctl) == ["--user disable --now sharpcam.service", "--user daemon-reload"]
+
+
+def test_status_is_systemds(systemctl: Path) -> None:
+    code, out, _ = run("status")
+    assert code == 0
+    assert "not installed; run: sharpcam service install" in out
+    assert "login   enabled\nnow     active\n" in out
+
+
+@pytest.mark.parametrize("verb", ["daemon-reload", "enable", "restart"])
+def test_what_systemd_refuses_is_told(systemctl: Path, verb: str) -> None:
+    (systemctl / "fails").write_text(verb)
+    code, _, err = run("install")
+    assert code == 1
+    assert f"systemctl --user {verb}" in err
+    assert "no bus" in err
+    assert "hint: journalctl --user -u sharpcam.service" in err
+
+
+def test_without_systemd_it_is_said(systemctl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    for command in ("install", "status"):
+        code, _, err = run(command)
+        assert code == 1
+        assert "there is no systemctl here" in err
+
+
+@pytest.mark.parametrize(
+    ("word", "quoted"),
+    [
+        ("/usr/bin/python3", "/usr/bin/python3"),
+        ("/my home/p", '"/my home/p"'),
+        ("100%", "100%%"),
+        ("$HOME", "$$HOME"),
+        ('a"b', '"a\\"b"'),
+        ("a\\b", '"a\\\\b"'),
+    ],
+)
+def test_words_are_quoted_for_systemd(word: str, quoted: str) -> None:
+    assert unit._quoted(word) == quoted
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
+    file = tmp_path / unit.NAME
+    file.write_text(unit.unit_text(tmp_path / "my settings.toml"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--user", str(file)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
+    )
+    assert unit.NAME not in done.stderr, done.stderr
+    file.write_text(file.read_text().replace("Restart=on-failure", "Restart=sometimes"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--user", str(file)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
+    )
+    assert unit.NAME in done.stderr, "else the check above tells nothing"
+
+
+# sd_notify
+
+
+@pytest.fixture
+def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """Where systemd would listen."""
+    folder = tempfile.mkdtemp(prefix="sn-")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(f"{folder}/notify")
+        listening.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"{folder}/notify")
+        yield listening
+    shutil.rmtree(folder)
+
+
+def heard(manager: socket.socket) -> list[str]:
+    return manager.recv(4096).decode().splitlines()
+
+
+def silent(manager: socket.socket) -> bool:
+    manager.setblocking(False)
+    try:
+        manager.recv(4096)
+    except BlockingIOError:
+        return True
+    finally:
+        manager.settimeout(5)
+    return False
+
+
+def test_systemd_is_told_when_it_runs_what_it_does_and_that_it_ends(manager: socket.socket) -> None:
+    with Rig() as rig:
+        assert silent(manager), "not ready before the first tick"
+        rig.tick(clients=1)
+        assert heard(manager) == ["READY=1", "STATUS=live: somebody watches", "WATCHDOG=1"]
+        rig.tick(0.1)
+        assert silent(manager), "nothing new"
+        rig.tick(5.0)
+        assert "WATCHDOG=1" in heard(manager), "still alive"
+        rig.tick(clients=0)
+        heard(manager)
+        rig.tick(HOLD_OFF_S)
+        assert heard(manager)[1] == "STATUS=idle: nobody watches the virtual camera"
+    assert heard(manager) == ["STOPPING=1"]
+
+
+def test_abstract_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        name = f"sharpcam-test-{os.getpid()}"
+        listening.bind(f"\0{name}")
+        listening.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
+        notifier = Notifier()
+        notifier.tell("READY=1")
+        notifier.close()
+        assert heard(listening) == ["READY=1"]
+
+
+def test_without_systemd_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    Notifier().tell("READY=1")
+    monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere/at/all")
+    notifier = Notifier()
+    notifier.tell("READY=1")
+    notifier.close()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from training.errors import RecipeError
 from training.losses import LOSSES, WeightedLoss
-from training.metrics import flicker, psnr, ssim
+from training.metrics import CEILING, flicker, psnr, ssim
 from training.networks.restormer import Restormer
 from training.networks.student import WEIGHT_LEVELS, Student, StudentConfig
 from training.recipe import Network, Recipe
@@ -97,9 +97,9 @@ class Task(nn.Module):
             for t in range(truth.shape[1] // 2, truth.shape[1]):
                 level = psnr(before[i, t], truth[i, t])
                 if level > PERFECT:
-                    note(kept=min(psnr(out[i, t], truth[i, t]), 60.0))
+                    note(kept=min(psnr(out[i, t], truth[i, t]), CEILING))
                     continue
-                after = psnr(out[i, t], truth[i, t])
+                after = min(psnr(out[i, t], truth[i, t]), CEILING)
                 note(psnr_input=level, psnr=after, gain=after - level)
                 note(ssim_input=ssim(before[i, t], truth[i, t]), ssim=ssim(out[i, t], truth[i, t]))
             if len(truth[i]) > 1:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from training import degrade
 from training.degrade import Image
-from training.errors import run
+from training.errors import DataError, run
 from training.library import Library, read_picture, read_video, scan, video_length
 
 CROP = (512, 768)  # height, width at most
@@ -114,9 +114,11 @@ def write(folder: Path, name: str, soft: Image, truth: NDArray[np.uint8]) -> Non
 
 
 def build(data: Path, out: Path, seed: int = 1) -> list[Path]:
-    """Writes all sets below `out` and returns their folders."""
+    """Writes all sets below `out` and returns their folders. Raises DataError."""
     library = scan(data, validation=True)
     held = pictures(library)
+    if not held and not library.videos:
+        raise DataError(f"no single pictures and no videos to measure on below {data}")
     for set_name, simulator in SIMULATORS.items():
         for name, truth in held:
             rng = np.random.default_rng((seed, zlib.crc32(f"{set_name}/{name}".encode())))

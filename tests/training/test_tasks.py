@@ -85,8 +85,8 @@ def test_a_step_is_by_its_number_and_sees_a_few_frames() -> None:
     task, clips = make_task(recipe_of()), batch()
     first, parts = task(clips, 3)
     assert torch.equal(first, task(clips, 3)[0])
-    assert float(first) == pytest.approx(float(parts["charbonnier"]))
-    assert len({round(float(task(clips, step)[0]), 7) for step in range(12)}) > 1
+    assert first.item() == pytest.approx(float(parts["charbonnier"]))
+    assert len({round(task(clips, step)[0].item(), 7) for step in range(12)}) > 1
 
 
 def test_the_loss_is_of_the_restored_clip() -> None:
@@ -94,7 +94,7 @@ def test_the_loss_is_of_the_restored_clip() -> None:
     total, _ = task((soft, sharp), 0)  # 3 frames: all of them are kept
     y, uv = task.student.clip(*planes(soft))  # type: ignore[operator]
     wanted = charbonnier(to_rgb(y, uv).flatten(0, 1), to_rgb(*planes(sharp)).flatten(0, 1))
-    assert float(total) == pytest.approx(float(wanted), rel=1e-5)
+    assert total.item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
 def test_clips_longer_than_the_recipe_s_are_cut() -> None:
@@ -159,7 +159,7 @@ def test_the_teacher_s_word_fades_out_where_there_is_truth() -> None:
     assert shares == pytest.approx([1, 0.5, 0.5 * (1 + np.cos(np.pi * 0.9))], abs=1e-3)
     total, parts = without(clips, 9)
     assert parts.keys() == {"mse_teacher"}
-    assert float(total) == pytest.approx(float(parts["mse_teacher"]))
+    assert total.item() == pytest.approx(float(parts["mse_teacher"]))
 
 
 def test_the_word_counts_where_it_is_nearer_to_the_truth() -> None:

@@ -55,7 +55,7 @@ def make_clip(library: Library, spec: ClipSpec, index: int) -> tuple[NDArray[np.
     """
     rng = np.random.default_rng((spec.seed, index))
     found = (library.stills, library.videos, library.pairs, library.bursts)
-    weights = np.array((10.0, 1.5, 0.8, 0.8)) * [bool(files) for files in found]
+    weights = np.array((10.0, 1.3, 0.5, 0.5)) * [bool(files) for files in found]
     kind = int(rng.choice(4, p=weights / weights.sum()))
     size = spec.crop + 2 * MARGIN
     soft: list[Image]

@@ -193,6 +193,8 @@ class Webcam:
     codec_rate: float = 0.0
     identity: bool = False  # a perfect camera: the network must leave it alone
     drift: float = 0.0  # how much blur and noise wander within a clip
+    encoded: bool = False  # blur and scale gamma-encoded values, as much software and most simulators do
+    grain: float = 0.0  # noise on encoded values, at white; half of it at black
 
 
 def sample_webcam(rng: np.random.Generator, identity: float = 0.05) -> Webcam:
@@ -203,7 +205,7 @@ def sample_webcam(rng: np.random.Generator, identity: float = 0.05) -> Webcam:
     """
     if rng.random() < identity:
         return Webcam(identity=True)
-    blur = str(rng.choice(["none", "gauss", "aniso", "disk"], p=[0.06, 0.44, 0.14, 0.36]))
+    blur = str(rng.choice(["none", "gauss", "aniso", "disk"], p=[0.03, 0.46, 0.13, 0.38]))
     size = float(rng.uniform(0.4, 1.6)) if blur != "disk" else float(rng.uniform(0.7, 2.2))
     noisy = rng.random() < 0.75
     level = float(rng.beta(1.1, 3.0)) if noisy else 0.0
@@ -219,13 +221,16 @@ def sample_webcam(rng: np.random.Generator, identity: float = 0.05) -> Webcam:
         read=0.016 * level * float(rng.uniform(0.0, 1.0)),
         drift=float(rng.choice([0.0, 0.04, 0.1], p=[0.5, 0.3, 0.2])),
     )
+    if rng.random() < 0.4:  # the same family in the other order of things: noise last, on what software sees
+        grain = float(rng.uniform(0, 0.035)) if rng.random() < 0.85 else 0.0
+        w = replace(w, encoded=True, shot=0.0, read=0.0, grain=grain)
     if rng.random() < 0.15:
         w = replace(w, motion=float(rng.uniform(1.0, 7.0)), motion_angle=float(rng.uniform(0, np.pi)))
     if noisy and rng.random() < 0.35:
         w = replace(w, smear_color=float(rng.uniform(0.02, 0.09)), smear_space=float(rng.uniform(0.8, 2.0)))
     if noisy and rng.random() < 0.15:
         w = replace(w, temporal=float(rng.uniform(0.2, 0.6)))
-    if rng.random() < 0.12:
+    if rng.random() < 0.08:
         w = replace(
             w, sharpen_sigma=float(rng.uniform(0.7, 1.6)), sharpen_amount=float(rng.uniform(0.2, 1.3))
         )
@@ -272,8 +277,9 @@ def degrade_clip(clip: Sequence[Image], webcam: Webcam, rng: np.random.Generator
 
 
 def _expose(frame: Image, webcam: Webcam, wander: float, rng: np.random.Generator) -> Image:
-    """Optics, motion, sampling and noise of one frame, in linear light; returns it gamma-encoded."""
-    linear = to_linear(frame)
+    """Optics, motion, sampling and noise of one frame, in linear light unless the camera is an `encoded` one;
+    returns it gamma-encoded."""
+    linear = frame if webcam.encoded else to_linear(frame)
     size = webcam.blur_size * wander
     if webcam.blur == "gauss":
         linear = convolve(linear, gaussian_kernel(size))
@@ -288,7 +294,11 @@ def _expose(frame: Image, webcam: Webcam, wander: float, rng: np.random.Generato
         linear = resize(linear, round(width / webcam.scale), round(height / webcam.scale), webcam.down)
     if webcam.shot or webcam.read:
         linear = sensor_noise(linear, webcam.shot * wander, webcam.read * wander, rng)
-    return to_gamma(linear)
+    image = linear if webcam.encoded else to_gamma(linear)
+    if webcam.grain:
+        sigma = np.float32(webcam.grain * wander) * (0.5 + 0.5 * np.sqrt(np.maximum(image, 0)))
+        image = image + sigma * rng.standard_normal(image.shape, dtype=np.float32)
+    return np.clip(image, 0, 1).astype(np.float32)
 
 
 # -- 4:2:0 ---------------------------------------------------------------------------------------------

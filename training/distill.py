@@ -2,8 +2,9 @@
 
     python -m training.distill --recipe sharpcam --data DIR --teacher-weights teacher.pt --out runs/sharpcam
 
-ends with `runs/sharpcam/NAME/`, which `sharpcam run --model` takes: model.onnx, model.toml and CARD.md. Clips
-are made while training; `--packed FILE` reads them from a file of `python -m training.data pack` instead.
+Without --teacher-weights it trains a teacher for itself first. It ends with `runs/sharpcam/NAME/`, which
+`sharpcam run --model` takes: model.onnx, model.toml and CARD.md. Clips are made while training; `--packed
+FILE` reads them from a file of `python -m training.data pack` instead.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import re
 import sys
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,27 @@ def _parse(value: str) -> Any:
         return value
 
 
+def own_teacher(job: Job) -> Path:
+    """The checkpoint of a teacher that this job trained for itself, in OUT/teacher, for as many steps as its
+    student; trained now if it is not there. A longer teacher is worth more: see training.teacher."""
+    if job.recipe.teacher is None:
+        raise RecipeError(f"recipe {job.recipe.name!r} has no teacher: name one with --teacher-weights")
+    folder = job.out / "teacher"
+    best = folder / ("best.pt" if job.validation else "last.pt")
+    if job.resume and best.exists() and (job.out / "last.pt").exists():
+        return best  # a student goes on with the teacher that it began with
+    given = {"network": job.recipe.teacher.model_dump(), "train.steps": job.recipe.train.steps}
+    recipe = load_recipe("teacher", given | {"train.seed": job.recipe.train.seed})
+    print(
+        f"no --teacher-weights: training a teacher of {recipe.train.steps} steps in {folder} first",
+        file=sys.stderr,
+    )
+    unfinished = job.resume and (folder / "last.pt").exists()
+    first = replace(job, recipe=recipe, out=folder, start_from=None, resume=unfinished)
+    first.train(make_task(recipe), validation_clips=12)
+    return best
+
+
 def load_teacher(recipe: Recipe, weights: Path) -> nn.Module:
     """The teacher of a recipe with the weights of a checkpoint of ours, or of a published file.
 
@@ -170,13 +192,9 @@ def main() -> None:
         parser.error(f"--name {name}: letters, digits, dots, dashes and underscores make a model's name")
     teacher, facts = None, None
     if any(w and needs_teacher(n) for n, w in job.recipe.loss.items()) and not args.no_teacher:
-        if not args.teacher_weights:
-            raise TrainingError(
-                "this recipe distils from a teacher: train one with `python -m training.teacher` and name its"
-                " best.pt with --teacher-weights, or say --no-teacher"
-            )
-        teacher = load_teacher(job.recipe, args.teacher_weights)
-        facts = teacher_origin(teacher, args.teacher_weights)
+        weights = args.teacher_weights or own_teacher(job)
+        teacher = load_teacher(job.recipe, weights)
+        facts = teacher_origin(teacher, weights)
     elif args.teacher_weights:
         raise TrainingError(
             "--teacher-weights makes no sense with --no-teacher or without a loss that asks a teacher"

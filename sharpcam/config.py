@@ -84,6 +84,9 @@ class ModelConfig(_Table):
     name: str = Field(default="auto", min_length=1, description="auto, a model's name, or the path of one")
     strength: float = Field(default=1.0, ge=0, le=1, description="0 (off) to 1 (full)")
     temporal: bool = Field(default=True, description="use the frames before, too: calmer and sharper")
+    adapt: bool = Field(
+        default=True, description="with name auto: a smaller model of the family when frames would be late"
+    )
     provider: Literal["auto", "cuda", "cpu"] = Field(default="auto", description="where the model runs")
     threads: Annotated[int | None, BeforeValidator(_unset)] = Field(
         default=None, ge=1, le=256, description="CPU threads of the model; empty for all cores but one"

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,9 +16,8 @@ from typing import Any
 import cv2
 
 from sharpcam.config import Config
-from sharpcam.daemon.daemon import Daemon
 from sharpcam.daemon.live_engine import LiveEngine
-from sharpcam.engine import Engine
+from sharpcam.daemon.setup import make_daemon
 from sharpcam.errors import MediaError
 from sharpcam.files import write_whole
 from sharpcam.pipeline import Pipeline
@@ -51,9 +50,9 @@ def run_run(
             print(f"source: {pipeline.source.description}")
             print(f"model:  {engine.description}, strength {engine.strength:g}")
             print(f"sink:   {pipeline.sink.description}", flush=True)
-            always = _why_always(config, source, frames, duration)
+            limited = frames is not None or duration is not None
             with (
-                Daemon(pipeline, engine, always=always, load=_loader(config, pipeline.sink.size)) as daemon,
+                make_daemon(config, pipeline, engine, is_camera=source is None, limited=limited) as daemon,
                 status,
             ):
 
@@ -90,23 +89,6 @@ def _build(
         )
         undo.pop_all()
         return pipeline, engine
-
-
-def _why_always(config: Config, source: str | None, frames: int | None, duration: float | None) -> str:
-    """Why the camera stays open while nobody watches; empty when it is closed then."""
-    if not config.output.on_demand:
-        return "so it was set"
-    if frames is not None or duration is not None:
-        return "it is a run of limited length"
-    return "the source is no camera" if source is not None else ""
-
-
-def _loader(config: Config, size: tuple[int, int]) -> Callable[[str], Engine]:
-    def load(name: str) -> Engine:
-        model = config.model.model_copy(update={"name": name})
-        return load_engine(config.model_copy(update={"model": model}), size)
-
-    return load
 
 
 @contextlib.contextmanager

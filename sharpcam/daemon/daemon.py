@@ -16,6 +16,7 @@ from sharpcam.daemon.live_engine import Changeable, LiveEngine
 from sharpcam.daemon.notify import Notifier
 from sharpcam.daemon.states import Machine, Situation, State
 from sharpcam.errors import ControlError, SharpCamError
+from sharpcam.governor import Governor, Tier
 from sharpcam.models import find_models
 from sharpcam.pipeline import Pipeline
 from sharpcam.placeholder import text_frame
@@ -23,7 +24,8 @@ from sharpcam.v4l2 import ClientUsage
 
 log = logging.getLogger(__name__)
 
-IDLE_FPS = 2.0  # of the placeholder while nobody watches: a program that begins to finds it at once
+IDLE_FPS = 1.0  # of the placeholder while nobody watches: a program that begins to finds it at once
+RATE_OVER_S = 1.0  # the rate at which frames come is counted
 ALIVE_EVERY_S = 5.0  # systemd is told, whose patience is much longer
 _SWITCH = {"on": True, "off": False}
 
@@ -32,7 +34,8 @@ class Daemon:
     """Keeps the state of a pipeline (see `sharpcam.daemon.states`) and answers at the control socket.
 
     `always` is why the camera should stay open while nobody watches; empty when it should be closed then.
-    `load` makes an engine of a model's name. Everything but `tick`, which whoever runs the pipeline calls
+    `load` makes an engine of a model's name; `governor` chooses smaller models when frames would be late,
+    until somebody sets one. Everything but `tick`, which whoever runs the pipeline calls
     some ten times a second, may be called from any thread.
     """
 
@@ -43,6 +46,7 @@ class Daemon:
         *,
         always: str = "",
         load: Callable[[str], Changeable] | None = None,
+        governor: Governor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pipeline, self._engine, self._load, self._clock = pipeline, engine, load, clock
@@ -52,7 +56,10 @@ class Daemon:
         self._machine = Machine(clock(), always or cannot)
         self._paused = False
         self._shown: tuple[State, float] | None = None  # for which the pipeline rests
+        self._governor = governor
+        self._came = clock(), 0  # when frames were counted last, and how many there were
         self._loading = threading.Lock()
+        self._change: threading.Thread | None = None
         size, color = pipeline.sink.size, pipeline.source.color
         self._texts = {
             State.PAUSED: text_frame(*size, "Camera is paused", color),
@@ -74,6 +81,8 @@ class Daemon:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._change is not None:
+            self._change.join(10)
         self._systemd.tell("STOPPING=1")
         self._systemd.close()
         if self._server is not None:
@@ -106,6 +115,53 @@ class Daemon:
             else:
                 self._pipeline.rest(self._texts[state], rest[1])
         self._tell_systemd(f"{state}: {self._machine.reason}")
+        self._govern()
+
+    def _govern(self) -> None:
+        """Has another model loaded, on a thread of its own, when the governor wants it."""
+        if self._governor is None or (self._change is not None and self._change.is_alive()):
+            return
+        now, busy = self._clock(), self._engine.busy_s
+        if busy is None or self._machine.state is not State.LIVE:
+            self._governor.pause()
+            self._came = now, self._pipeline.telemetry["frames_in"]
+            return
+        rate = self._rate(now)
+        if rate is None:
+            return
+        if not rate:
+            self._governor.pause()
+            return
+        load = busy * rate
+        if (tier := self._governor.step(now, load)) is not None:
+            log.warning(
+                "model %s takes %.0f %% of the time; now %s", self._governor.tier.name, 100 * load, tier.name
+            )
+            self._change = threading.Thread(
+                target=self._change_tier, args=(self._governor, tier), daemon=True
+            )
+            self._change.start()
+
+    def _rate(self, now: float) -> float | None:
+        """Frames that came in a second, told once in a while; a camera may promise more than it gives."""
+        since, before = self._came
+        if now - since < RATE_OVER_S:
+            return None
+        frames = self._pipeline.telemetry["frames_in"]
+        self._came = now, frames
+        return (frames - before) / (now - since)
+
+    def _change_tier(self, governor: Governor, tier: Tier) -> None:
+        with self._loading:
+            if self._governor is None or self._load is None:  # somebody has set a model meanwhile
+                return
+            try:
+                self._engine.change_to(self._load(tier.name))
+            except SharpCamError as error:
+                log.warning("model %s cannot be had: %s", tier.name, error)
+                governor.drop(tier)
+            else:
+                governor.changed(self._clock(), tier)
 
     def _tell_systemd(self, status: str) -> None:
         now = self._clock()
@@ -200,6 +256,7 @@ class Daemon:
         if self._load is None or not isinstance(name, str) or name not in names:
             known = ", ".join(names) or "none is installed"
             raise ControlError(f'there is no model "{str(name)[:50]}"', f"known models: {known}")
+        self._governor = None
         with self._loading:
             self._engine.change_to(self._load(name))
 

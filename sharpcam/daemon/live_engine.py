@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import Protocol
 
 from sharpcam.errors import ConfigError
@@ -12,6 +13,7 @@ from sharpcam.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
+_AVERAGE_FRAMES = 30  # over which `busy_s` is taken
 RAMP_FRAMES = 10  # over which a new strength is reached: a jump would be seen as a flash
 
 
@@ -50,6 +52,7 @@ class LiveEngine:
         self._next: Changeable | None = None
         self._strength = engine.strength  # where the ramp goes to
         self._left = 0  # frames until it is there
+        self._busy_s, self._frames = 0.0, 0
         self._lock = threading.Lock()
 
     # For the sharpening thread
@@ -72,8 +75,12 @@ class LiveEngine:
             self._ramp()
         if new is not None:
             old.close()
+            self._busy_s, self._frames = 0.0, 0
             log.info("model changed to %s", new.description)
+        start = time.perf_counter()
         self._engine.process(frame, out)
+        self._frames += 1
+        self._busy_s += (time.perf_counter() - start - self._busy_s) / min(self._frames, _AVERAGE_FRAMES)
 
     def _ramp(self) -> None:
         if self._left:
@@ -82,6 +89,11 @@ class LiveEngine:
             self._left -= 1
 
     # For everybody
+
+    @property
+    def busy_s(self) -> float | None:
+        """Seconds that the present model takes for a frame, averaged; None until it has had some frames."""
+        return self._busy_s if self._frames >= _AVERAGE_FRAMES else None
 
     @property
     def model(self) -> Manifest:

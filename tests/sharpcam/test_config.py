@@ -62,13 +62,14 @@ def test_every_field_can_be_set_from_every_place(tmp_path: Path) -> None:
         "model.name": "xs",
         "model.strength": "0.5",
         "model.temporal": "false",
+        "model.adapt": "false",
         "model.provider": "cpu",
         "model.threads": "2",
     }
     wanted = Config(
         camera=CameraConfig(device="Logi", size=(640, 480), fps=25, fit="crop"),
         output=OutputConfig(sink="null", on_demand=False),
-        model=ModelConfig(name="xs", strength=0.5, temporal=False, provider="cpu", threads=2),
+        model=ModelConfig(name="xs", strength=0.5, temporal=False, adapt=False, provider="cpu", threads=2),
     )
     assert set(sharpcam.config._keys()) == values.keys()
     assert (

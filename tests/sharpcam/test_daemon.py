@@ -17,6 +17,7 @@ from test_live_engine import Fake
 from test_pipeline import FakeSink, FakeSource, threads_end, until  # noqa: F401
 
 import sharpcam.daemon.daemon
+import sharpcam.daemon.live_engine
 import sharpcam.kept_source
 import sharpcam.pipeline
 from sharpcam.daemon.control import ask
@@ -25,6 +26,7 @@ from sharpcam.daemon.live_engine import LiveEngine
 from sharpcam.daemon.states import HOLD_OFF_S, State
 from sharpcam.errors import ControlError, DeviceLost, SharpCamError
 from sharpcam.frame import Frame
+from sharpcam.governor import DOWN_AFTER_S, UP_AFTER_S, Governor, Tier
 from sharpcam.pipeline import Pipeline
 
 PROMISED = "state model provider strength source sink clients fps latency_ms dropped reconnects uptime_s"
@@ -319,3 +321,123 @@ def test_what_cannot_listen_still_runs(tmp_path: Path, monkeypatch: pytest.Monke
     with Rig() as rig:
         rig.tick(clients=1)
         until(lambda: 10 in rig.sink.sent)
+
+
+# The governor
+
+
+def seconds(rig: Rig, count: int, frames: int = 10) -> None:
+    """So many seconds with `frames` frames in each, one after another through the pipeline."""
+    for _ in range(count):
+        for _ in range(frames):
+            before = rig.pipeline.telemetry["frames_out"]
+            rig.cameras[-1].give(1)
+            until(lambda before=before: rig.pipeline.telemetry["frames_out"] > before)  # type: ignore[misc]
+        rig.tick(1.0)
+
+
+class Slow:
+    """Seconds of the engine's clock that each model takes, without taking them."""
+
+    def __init__(self, rig: Rig, monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(sharpcam.daemon.live_engine.time, "perf_counter", lambda: self.now)
+        make = rig.load
+
+        def slowed(inner: Inner, name: str) -> Inner:
+            process = inner.process
+
+            def slow(frame: Frame, out: Frame) -> None:
+                self.now += seconds[name]
+                process(frame, out)
+
+            inner.process = slow  # type: ignore[method-assign]
+            return inner
+
+        slowed(rig.inner, "a")
+        rig.daemon._load = lambda name: slowed(make(name), name)
+
+
+def governed() -> Rig:
+    rig = Rig(always="always")
+    rig.daemon._governor = Governor([Tier("a", 2000), Tier("b", 500)])
+    return rig
+
+
+def test_a_model_that_is_too_slow_makes_way_for_a_smaller_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = governed()
+    Slow(rig, monkeypatch, a=0.2, b=0.05)  # 200 % and 50 % at ten frames a second
+    with rig:
+        until(lambda: 10 in rig.sink.sent)
+        rig.tick()
+        seconds(rig, 2)
+        assert rig.engine.busy_s is None, "so few frames tell nothing"
+        seconds(rig, 2)
+        assert rig.engine.busy_s == pytest.approx(0.2)
+        assert rig.daemon._change is None, "it may pass"
+        seconds(rig, int(DOWN_AFTER_S))
+        until(lambda: bool(rig.loaded) and not rig.daemon._change.is_alive())  # type: ignore[union-attr]
+        seconds(rig, 1)
+        assert ask("status")["model"] == "b"
+        assert rig.inner.closed
+        seconds(rig, int(UP_AFTER_S) + 10)
+        assert len(rig.loaded) == 1, "there is no room to go back"
+
+
+def test_a_camera_that_gives_less_than_it_promised_leaves_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = governed()
+    Slow(rig, monkeypatch, a=0.2, b=0.05)
+    with rig:
+        rig.tick()
+        seconds(rig, 20, frames=4)
+        assert rig.engine.busy_s is not None
+        assert not rig.loaded
+
+
+def test_while_nothing_comes_the_governor_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = governed()
+    Slow(rig, monkeypatch, a=0.2, b=0.05)
+    with rig:
+        rig.tick()
+        for _ in range(6):  # overloaded for two seconds each time
+            seconds(rig, 2)
+            ask("pause")
+            rig.tick(10.0)
+            ask("resume")
+            rig.tick()
+            until(lambda: not rig.cameras[-1].closed and rig.cameras[-1].script.empty())
+            seconds(rig, 1, frames=0)
+        assert not rig.loaded
+
+
+def test_a_model_that_somebody_sets_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharpcam.daemon.daemon, "find_models", lambda: ([SimpleNamespace(name="a")], []))
+    rig = governed()
+    Slow(rig, monkeypatch, a=0.2, b=0.05)
+    with rig:
+        rig.tick()
+        ask("set", key="model", value="a")
+        seconds(rig, 8)
+        assert rig.engine.busy_s == pytest.approx(0.2)
+        assert [engine.model.name for engine in rig.loaded] == ["a"]
+
+
+def test_a_smaller_model_that_is_damaged_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = governed()
+    Slow(rig, monkeypatch, a=0.2, b=0.05)
+    tries: list[str] = []
+
+    def damaged(name: str) -> Inner:
+        tries.append(name)
+        raise SharpCamError("its checksum is wrong")
+
+    rig.daemon._load = damaged
+    with rig:
+        rig.tick()
+        seconds(rig, 8)
+        until(lambda: "model b cannot be had: its checksum is wrong" in caplog.text)
+        seconds(rig, 8)
+        assert ask("status")["model"] == "a"
+        assert tries == ["b"]

@@ -66,6 +66,12 @@ def test_after_a_busy_time_it_comes_back() -> None:
     assert changes[2][0] == pytest.approx(300 + 2 * UP_AFTER_S, abs=3)
 
 
+def test_what_would_just_fit_is_not_stepped_up_to() -> None:
+    governor = Governor([SMALL, MIDDLE])
+    governor.changed(0.0, SMALL)
+    assert simulate(governor, lambda _, tier: tier.macs_per_pixel / 2_700) == [], "0.74 is too near to 0.9"
+
+
 def test_no_swinging_where_the_costs_mislead() -> None:
     """A small model so cheap that the larger one seems to fit, which it does not."""
     true = {SMALL: 0.25, MIDDLE: 0.95}

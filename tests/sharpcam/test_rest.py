@@ -200,6 +200,20 @@ def test_the_last_picture_stands_in_for_a_moment_only(monkeypatch: pytest.Monkey
     end_of(pipeline)
 
 
+def test_a_late_picture_does_not_end_the_placeholder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharpcam.pipeline, "LAST_FRAME_S", 0.0)
+    monkeypatch.setattr(sharpcam.kept_source, "BACKOFF_S", (60.0, 60.0))
+    sink, engine = FakeSink(live=True, fps=200), FakeEngine(held=True)
+    pipeline = Pipeline(FakeSource(40, DeviceLost("gone")), engine, sink, reopen=giving())
+    away = int(pipeline._away.frame.y[0, 0, 0, 0])
+    pipeline.start()
+    until(lambda: pipeline.lost is not None and sink.sent[-1] == away)
+    engine.gate.release()
+    until(lambda: 41 in sink.sent)
+    until(lambda: sink.sent[-1] == away)
+    end_of(pipeline)
+
+
 def test_a_file_gets_neither_stills_nor_repeats() -> None:
     source, sink = FakeSource(40), FakeSink(live=False, fps=200)
     pipeline = Pipeline(source, FakeEngine(), sink, reopen=giving(FakeSource(50)))

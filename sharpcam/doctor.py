@@ -178,7 +178,8 @@ def _camera(system: System) -> Check:
         fix = "lsusb  # is it on the bus? then dmesg tells why it has no driver"
         return Check("camera", Status.MISSING, "none is connected", fix if system.platform == "linux" else "")
     told = "; ".join(f"{node.device}{_held(node)}" for node in usable)
-    busy = [node for node in usable if _others(node)]
+    ours = {node.sharpcam_pid for node in system.virtual}
+    busy = [node for node in usable if _others(node, ours)]
     if len(busy) == len(usable):
         return Check(
             *("camera", Status.WARNING, f"{told}: perhaps not free for SharpCam"),
@@ -187,9 +188,9 @@ def _camera(system: System) -> Check:
     return Check("camera", Status.OK, told)
 
 
-def _others(node: Node) -> bool:
-    """Held by somebody who streams for himself: sound and session servers hold every camera, idly."""
-    return any(h.name not in ("wireplumber", "pipewire", "sharpcam") for h in node.holders)
+def _others(node: Node, ours: set[int | None]) -> bool:
+    """Held by somebody who streams: session servers hold every camera, idly, and SharpCam is no stranger."""
+    return any(h.name not in ("wireplumber", "pipewire") and h.pid not in ours for h in node.holders)
 
 
 def _held(node: Node) -> str:

@@ -155,6 +155,10 @@ def test_who_holds_a_device_is_named() -> None:
     assert "cheese (pid 77)" in busy.detail
     idle = found(replace(FINE, cameras=(Node(CAMERA, holders=(Holder(5, "wireplumber"),)),)), "camera")
     assert idle.status is Status.OK, "it holds every camera and uses none"
+    daemon = Holder(8, "python")
+    running = replace(FINE, virtual=(Node(OURS, sharpcam_pid=8),))
+    assert found(replace(running, cameras=(Node(CAMERA, holders=(daemon,)),)), "camera").status is Status.OK
+    assert found(replace(FINE, cameras=(Node(CAMERA, holders=(daemon,)),)), "camera").status is Status.WARNING
     fed = replace(OURS, caps=Caps.CAPTURE)
     obs = replace(FINE, virtual=(Node(fed, holders=(Holder(9, "obs"),)),))
     assert "obs (pid 9)" in found(obs, "writer").detail

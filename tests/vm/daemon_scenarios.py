@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -140,6 +141,9 @@ def on_demand() -> dict[str, Any]:
             time.sleep(2)
             found["watched"] = ask("status")
             found["held while watched"] = held(camera.node, process)
+            doctor = [sys.executable, "-m", "sharpcam", "doctor", "--json"]
+            checks = json.loads(subprocess.run(doctor, capture_output=True).stdout)["checks"]
+            found["doctor"] = {c["name"]: c for c in checks}
 
             ask("pause")
             paused = time.monotonic()

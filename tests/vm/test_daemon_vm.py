@@ -28,6 +28,18 @@ def test_who_begins_to_watch_sees_the_camera_soon(answer: Answer) -> None:
     assert seen["reconnects"] == 0, "it was closed on purpose"
 
 
+def test_doctor_finds_a_running_daemon_in_order(answer: Answer) -> None:
+    seen = answer("on_demand")
+    checks, pid = seen["doctor"], seen["watched"]["pid"]
+    assert checks["kernel module"]["status"] == checks["exclusive_caps"]["status"] == "ok"
+    assert "is loaded" in checks["kernel module"]["detail"]
+    assert checks["virtual camera"]["status"] == checks["camera"]["status"] == "ok"
+    assert f"written to by SharpCam (pid {pid})" in checks["virtual camera"]["detail"]
+    assert '"Emulated USB Camera"' in checks["camera"]["detail"]
+    assert "writer" not in checks
+    assert "permissions" not in checks
+
+
 def test_the_camera_is_closed_soon_after_the_last_one_left(answer: Answer) -> None:
     seen = answer("on_demand")
     assert 0 < seen["camera closed after viewer"] < 4, seen["log"]

@@ -6,6 +6,7 @@ import hashlib
 import math
 import tomllib
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,7 @@ def _limits(temporal: bool, rows: list[dict[str, Any]]) -> str:
 
 def write_strip(folder: Path) -> None:
     """Writes the card's picture: the test card before, after and in truth. Raises ModelError."""
-    card = TestCard(STRIP_SIZE)
+    card = _test_card()
     engine = Engine.load(folder, STRIP_SIZE, provider="cpu", threads=1)
     before, after = Frame(*STRIP_SIZE), Frame(*STRIP_SIZE)
     for n in range(STRIP_FRAMES):
@@ -224,6 +225,11 @@ def write_strip(folder: Path) -> None:
     strip = np.ascontiguousarray(np.vstack(rows)[..., ::-1])
     if not cv2.imwrite(str(folder / STRIP), strip, [cv2.IMWRITE_PNG_COMPRESSION, 9]):
         raise OSError(f"cannot write {folder / STRIP}")
+
+
+@cache
+def _test_card() -> TestCard:
+    return TestCard(STRIP_SIZE)
 
 
 def _crop(picture: NDArray[np.uint8], crop: tuple[int, int, int, int]) -> NDArray[np.uint8]:

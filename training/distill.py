@@ -25,7 +25,7 @@ from sharpcam.manifest import NAME_PATTERN
 from training.checkpoint import load_average, origin, read_checkpoint
 from training.data import Clips, ClipSpec, scan
 from training.errors import DataError, RecipeError, TrainingError, run
-from training.loop import train
+from training.loop import refuse_overwriting, train
 from training.networks.student import Student
 from training.recipe import Network, Recipe, load_recipe
 from training.tasks import Task, build, make_task, needs_teacher
@@ -190,6 +190,7 @@ def main() -> None:
     name = args.name or job.recipe.name
     if not re.match(NAME_PATTERN, name):
         parser.error(f"--name {name}: letters, digits, dots, dashes and underscores make a model's name")
+    refuse_overwriting(job.out, job.resume)  # before a teacher is trained for hours
     teacher, facts = None, None
     if any(w and needs_teacher(n) for n, w in job.recipe.loss.items()) and not args.no_teacher:
         weights = args.teacher_weights or own_teacher(job)

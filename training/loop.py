@@ -57,8 +57,7 @@ def train(
     first = fabric.is_global_zero
     if settings.batch % fabric.world_size:
         raise TrainingError(f"batch {settings.batch} does not divide among {fabric.world_size} processes")
-    if not resume and (out / "last.pt").exists():
-        raise TrainingError(f"{out} holds a run already: go on with --resume, or choose another --out")
+    refuse_overwriting(out, resume)
     task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = Average(task.student, settings.ema)
     optimizer = make_optimizer(task.student, recipe)
@@ -148,6 +147,12 @@ def train(
 
 
 # -- the parts -------------------------------------------------------------------------------------------
+
+
+def refuse_overwriting(out: Path, resume: bool) -> None:
+    """Raises TrainingError where a new run would take the place of another."""
+    if not resume and (out / "last.pt").exists():
+        raise TrainingError(f"{out} holds a run already: go on with --resume, or choose another --out")
 
 
 def make_fabric(precision: Any) -> Fabric:

@@ -155,7 +155,7 @@ def test_the_teacher_s_word_fades_out_where_there_is_truth() -> None:
     shares = []
     for step in (0, 5, 9):
         total, parts = with_truth(clips, step)
-        shares.append(float((total - parts["mse"]) / parts["mse_teacher"]))
+        shares.append(((total - parts["mse"]) / parts["mse_teacher"]).item())
     assert shares == pytest.approx([1, 0.5, 0.5 * (1 + np.cos(np.pi * 0.9))], abs=1e-3)
     total, parts = without(clips, 9)
     assert parts.keys() == {"mse_teacher"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,8 +23,8 @@ from sharpcam.models import find_model
 from training.checkpoint import State, save_checkpoint
 from training.data import Clips, ClipSpec
 from training.degrade import as_float, to_i420
-from training.errors import TrainingError
-from training.export import PRECISIONS, calibrate, clip_psnr, export_student, load_student, runner
+from training.errors import TrainingError, run
+from training.export import PRECISIONS, calibrate, clip_psnr, export_student, load_student, main, runner
 from training.graph import build_model, folded_weights
 from training.library import Library
 from training.loop import Average, make_optimizer
@@ -356,14 +355,20 @@ def test_what_is_no_student_is_refused(tmp_path: Path, calibration: Clips) -> No
     assert not (tmp_path / "m").exists()
 
 
-def test_command_line_errors(tmp_path: Path) -> None:
-    def run(*arguments: str) -> tuple[int, str]:
-        command = [sys.executable, "-m", "training.export", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.returncode, done.stderr.strip().splitlines()[-1]
+def test_command_line_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def call(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["training.export", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            run(main)
+        return int(caught.value.code or 0), capsys.readouterr().err.strip().splitlines()[-1]
 
-    code, line = run(str(tmp_path / "no.pt"), "--out", str(tmp_path / "m"), "--data", str(tmp_path))
-    assert (code, line) == (1, f"training: no pictures or videos below {tmp_path}")
-    code, line = run(str(tmp_path / "no.pt"), "--out", str(tmp_path / "a model"), "--data", str(tmp_path))
+    done = call(str(tmp_path / "no.pt"), "--out", str(tmp_path / "m"), "--data", str(tmp_path))
+    assert done == (1, f"training: no pictures or videos below {tmp_path}")
+    code, line = call(str(tmp_path / "no.pt"), "--out", str(tmp_path / "a model"), "--data", str(tmp_path))
     assert code == 2
     assert "a model's name has letters" in line
+    code, line = call(str(tmp_path / "no.pt"), "--out", str(tmp_path / "m"))
+    assert code == 2
+    assert "say what to calibrate on" in line

@@ -454,7 +454,7 @@ def test_one_pair_is_learnt_by_heart(tmp_path: Path) -> None:
     clips = packed_clips(1, noise=0.0)
     clips.batch = lambda indices: (clips.packed[[0] * len(indices), 0], clips.packed[[0] * len(indices), 1])  # type: ignore[method-assign, assignment, index]
     recipe = recipe_of(
-        steps=300, train__batch=1, optimizer__lr=1e-3, loss={"mse": 1.0}, train__ema=0.0, data__frames=1,
+        steps=120, train__batch=1, optimizer__lr=1e-3, loss={"mse": 1.0}, train__ema=0.0, data__frames=1,
         network__options={"channels": 64, "depth": 1, "gate": 16, "temporal": False},
     )  # fmt: skip
     task = make_task(recipe)

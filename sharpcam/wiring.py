@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +10,15 @@ from typing import TYPE_CHECKING
 
 from sharpcam.config import Config
 from sharpcam.engine import Engine
-from sharpcam.errors import ConfigError
+from sharpcam.errors import ConfigError, DeviceBusy, DeviceNotFound
 from sharpcam.sinks import Sink
 from sharpcam.sources import Source
+from sharpcam.sources.away import AwaySource
 
 if TYPE_CHECKING:
     from sharpcam.sinks.media import Timing
+
+log = logging.getLogger(__name__)
 
 TESTCARD = "testcard"
 NULL = "null"
@@ -51,14 +55,36 @@ def open_source(config: Config, source: str | None = None) -> Source:
     return MediaSource(path, None if own_size else camera.size, live=to_camera, fit=camera.fit)
 
 
+def open_source_or_wait(config: Config, source: str | None = None) -> Source:
+    """The same, but a camera that is not there or not free yet is waited for while the pipeline runs."""
+    try:
+        return open_source(config, source)
+    except (DeviceNotFound, DeviceBusy) as error:
+        if source is not None:
+            raise
+        log.warning("waiting for the camera: %s", error)
+        return AwaySource(error, config.camera.size, config.camera.fps)
+
+
 def reopener(config: Config, source: Source) -> Callable[[], Source] | None:
     """How a camera that was lost is opened again: by its steadiest name. None for what cannot be lost."""
     from sharpcam.sources.camera import CameraSource
 
-    if not isinstance(source, CameraSource):
+    camera = config.camera
+    if isinstance(source, CameraSource):
+        address: str | None = source.address
+    elif isinstance(source, AwaySource):
+        address = camera.device
+    else:
         return None
-    camera, address = config.camera, source.address
-    return lambda: CameraSource(address, camera.size, camera.fps, fit=camera.fit)
+
+    def reopen() -> Source:
+        nonlocal address
+        opened = CameraSource(address, camera.size, camera.fps, fit=camera.fit)
+        address = opened.address
+        return opened
+
+    return reopen
 
 
 def open_sink(config: Config, source: Source) -> Sink:

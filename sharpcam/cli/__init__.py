@@ -123,6 +123,9 @@ def run(
         bool, typer.Option("--no-temporal", help="Sharpen every frame on its own.")
     ] = False,
     split: Annotated[bool, typer.Option("--split", help="Left half before, right half after.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Start without the camera when it is not there yet.")
+    ] = False,
     always_on: Annotated[
         bool, typer.Option("--always-on", help="Keep the camera open while nobody watches.")
     ] = False,
@@ -153,6 +156,7 @@ def run(
             load_config(config, flags),
             source=source,
             split=split,
+            wait=wait,
             frames=frames,
             duration=duration,
             report=report,

@@ -21,7 +21,7 @@ from sharpcam.daemon.setup import make_daemon
 from sharpcam.errors import MediaError
 from sharpcam.files import write_whole
 from sharpcam.pipeline import Pipeline
-from sharpcam.wiring import load_engine, open_sink, open_source, reopener
+from sharpcam.wiring import load_engine, open_sink, open_source, open_source_or_wait, reopener
 
 _PLAIN_EVERY_S = 10.0
 _LIVE_EVERY_S = 0.25
@@ -32,6 +32,7 @@ def run_run(
     *,
     source: str | None = None,
     split: bool = False,
+    wait: bool = False,
     frames: int | None = None,
     duration: float | None = None,
     report: Path | None = None,
@@ -42,7 +43,7 @@ def run_run(
     if report is not None:
         check_writable(report)
     with _signals():
-        pipeline, engine = _build(config, source, frames, duration)
+        pipeline, engine = _build(config, source, frames, duration, wait)
         engine.split = split
         status = _Status(pipeline, engine)
         failure = ""
@@ -74,11 +75,11 @@ def run_run(
 
 
 def _build(
-    config: Config, source: str | None, frames: int | None, duration: float | None
+    config: Config, source: str | None, frames: int | None, duration: float | None, wait: bool
 ) -> tuple[Pipeline, LiveEngine]:
     """All parts, opened; what was opened is closed again when a later one fails."""
     with contextlib.ExitStack() as undo:
-        opened = open_source(config, source)
+        opened = open_source_or_wait(config, source) if wait else open_source(config, source)
         undo.callback(opened.close)
         engine = LiveEngine(load_engine(config, opened.size))
         undo.callback(engine.close)

@@ -17,13 +17,13 @@ _UNIT = """\
 [Unit]
 Description=SharpCam: a sharper webcam as a virtual camera
 StartLimitIntervalSec=600
-StartLimitBurst=30
+StartLimitBurst=60
 
 [Service]
 Type=notify
 ExecStart={command}
 Restart=on-failure
-RestartSec=10
+RestartSec=3
 RestartPreventExitStatus=2
 TimeoutStopSec=15
 WatchdogSec=60
@@ -46,7 +46,7 @@ def unit_path() -> Path:
 def unit_text(config: Path | None = None) -> str:
     """The unit, for the Python and the SharpCam that run now; `config` is a settings file."""
     # -P: a folder that is called sharpcam in the user's home is not it
-    command = [sys.executable, "-P", "-m", "sharpcam", "run"]
+    command = [sys.executable, "-P", "-m", "sharpcam", "run", "--wait"]
     if config is not None:
         command += ["--config", str(config.expanduser().absolute())]
     return _UNIT.format(command=" ".join(map(_quoted, command)))

@@ -60,7 +60,7 @@ def test_install_writes_the_unit_and_starts_it(systemctl: Path, tmp_path: Path) 
     file = tmp_path / "config/systemd/user/sharpcam.service"
     assert str(file) in out
     text = file.read_text()
-    assert f'ExecStart={sys.executable} -P -m sharpcam run --config "{settings}"\n' in text
+    assert f'ExecStart={sys.executable} -P -m sharpcam run --wait --config "{settings}"\n' in text
     assert "Type=notify\n" in text
     assert "NoNewPrivileges=yes\n" in text
     name = "--user {} sharpcam.service"

@@ -215,6 +215,29 @@ def unplugging(cycles: int = 4) -> dict[str, Any]:
     return found
 
 
+def late() -> dict[str, Any]:
+    """Started before the camera is there."""
+    found: dict[str, Any] = {}
+    with usb_camera(chart_source()) as camera:
+        ready(camera, 1, 2)
+        camera.unplug()
+        with daemon("--wait"):
+            viewer = Viewer()
+            until(lambda: viewer.placeholder(0) and state() == "recovering")
+            found["before"] = ask("status")
+            camera.node = camera.plug()
+            found["live after"] = until(lambda: viewer.live(0) and state() == "live")
+            found["then"] = ask("status")
+            camera.unplug()
+            found["away again"] = until(lambda: state() == "recovering")
+            camera.node = camera.plug()
+            found["live again after"] = until(lambda: state() == "live")
+            viewer.close()
+    with open("/tmp/daemon.log") as file:
+        found["log"] = file.read()[-3000:]
+    return found
+
+
 def killed() -> dict[str, Any]:
     """kill -9 while somebody watches, then a new start."""
     found: dict[str, Any] = {}

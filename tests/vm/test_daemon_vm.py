@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-SCENARIOS = ("on_demand", "unplugging", "killed")
+SCENARIOS = ("on_demand", "unplugging", "late", "killed")
 ON_HOST = ()
 
 Answer = Callable[[str], Any]
@@ -82,6 +82,17 @@ def test_it_comes_back_after_every_unplugging(answer: Answer) -> None:
     assert seen["viewer lives"]
     assert seen["longest gap"] < 1, "who watches is never starved"
     assert "Traceback" not in seen["log"]
+
+
+def test_it_may_start_before_the_camera_is_there(answer: Answer) -> None:
+    seen = answer("late")
+    assert seen["before"]["state"] == "recovering"
+    assert seen["before"]["clients"] == 1, "who watches sees the placeholder"
+    assert "emulated usb" in seen["before"]["reason"]
+    assert seen["live after"] >= 0, seen["log"]
+    assert '"Emulated USB Camera"' in seen["then"]["source"]
+    assert seen["away again"] >= 0, seen["log"]
+    assert seen["live again after"] >= 0, seen["log"]
 
 
 def test_after_kill_9_a_new_one_takes_over(answer: Answer) -> None:

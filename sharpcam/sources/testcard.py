@@ -11,7 +11,7 @@ import av
 import cv2
 import numpy as np
 
-from sharpcam.errors import ConfigError
+from sharpcam.errors import ConfigError, FormatMismatch
 from sharpcam.frame import Color, ColorRange, Frame, check_size
 from sharpcam.geometry import Converter, from_rgb, to_video_frame
 from sharpcam.sources.pixelclock import write_clock
@@ -26,6 +26,7 @@ _HEAD_BOX = (-172.0, -186.0, 172.0, 246.0)
 _FINE = 2.0  # pixels of the drawings per pixel of the picture
 _LOOP = 4.0  # seconds after which head and body move as before
 _WAVES = 12.0  # seconds after which the hand waves again
+MIN_SIDE = 100  # pixels: below it, parts of the scene vanish
 _CACHE = 88  # bytes for each pixel of the picture that moving parts may be kept in (80 MB at 720p)
 
 
@@ -46,6 +47,11 @@ class TestCard:
         mjpeg: int | None = None,
     ) -> None:
         check_size(*size)
+        if min(size) < MIN_SIDE:
+            raise FormatMismatch(
+                f"a {size[0]}x{size[1]} picture is too small for the test card",
+                f"use {MIN_SIDE} pixels a side or more",
+            )
         if not 0 <= softness <= 4:
             raise ConfigError(f"softness {softness:g} is out of range", "choose 0 (sharp) to 4")
         if mjpeg is not None and not 2 <= mjpeg <= 31:

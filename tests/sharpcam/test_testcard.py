@@ -139,7 +139,13 @@ def test_eyes_blink(card):
     assert shutting > 1.5 * open_
 
 
-@pytest.mark.parametrize("size", [(256, 256), (144, 256)])
+@pytest.mark.parametrize("size", [(64, 48), (256, 64), (98, 256)])
+def test_sizes_in_which_the_scene_vanishes_are_refused(size):
+    with pytest.raises(FormatMismatch, match="too small for the test card"):
+        TestCard(size)
+
+
+@pytest.mark.parametrize("size", [(256, 256), (144, 256), (100, 100)])
 def test_other_sizes_are_filled(size):
     frame = TestCard(size).truth(0)
     assert frame.size == size

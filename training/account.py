@@ -131,7 +131,8 @@ def metrics(content: dict[str, Any]) -> list[dict[str, Any]]:
     """The manifest's rows: one for each report, or else the last validation of the training itself."""
     rows: list[dict[str, Any]] = []
     for name, report in content.get("reports", {}).items():
-        row: dict[str, Any] = {"set": report.get("set", name), "pictures": report.get("pairs")}
+        # the folder's own name: where it lay is nobody's business
+        row: dict[str, Any] = {"set": Path(report.get("set", name)).name, "pictures": report.get("pairs")}
         for kind, suffix in (("input", "before"), ("output", "after"), ("unsharp", "unsharp")):
             figures = report.get(kind) or {}
             row |= {f"{f}_{suffix}": round(figures[f], 4) for f in ("psnr", "ssim", "mae") if f in figures}

@@ -142,6 +142,17 @@ def test_flat_pairs_whatever_their_case_and_suffix(tmp_path: Path) -> None:
     assert all(b.stem.lower() == s.stem.lower() for b, s in training.pairs)
 
 
+def test_flat_pairs_named_by_their_scenes_are_held_out_by_scene(tmp_path: Path) -> None:
+    for scene in range(40):
+        for frame in range(5):
+            touch(tmp_path, *(f"{side}/GOPR{scene:04d}_11_00_{frame:06d}.png" for side in ("blur", "sharp")))
+    training, validation = both(tmp_path)
+    assert len(training.pairs) + len(validation.pairs) == 200
+    scenes = [{blur.name[:8] for blur, _ in library.pairs} for library in (training, validation)]
+    assert not scenes[0] & scenes[1]
+    assert scenes[1]
+
+
 def test_folder_names_above_the_data_say_nothing(tmp_path: Path) -> None:
     root = tmp_path / "blur-and-sharp" / "test" / "deblurring" / "photos"
     touch(root, *(f"{i}.png" for i in range(20)), "sharpness/x.png", "deblur/y.png")

@@ -217,6 +217,15 @@ def test_ranges_of_a_recurrent_student_are_of_all_its_parts(clip: U8) -> None:
     assert all(ranges[n][0] >= 0 for n in ("gate_in", "gate_mid", "head", "body.0"))
 
 
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_ranges_of_residuals_hold_both_signs(sign: int, clip: U8) -> None:
+    student = trained(STILL)
+    with torch.no_grad():
+        student.tail.bias += sign * 0.25  # 32 grey levels, all one way
+    model = build_model(student, "uint8", calibrate(student, [clip]))
+    assert clip_psnr(runner(model)(clip, 1.0), by_torch(student, clip)) > 45
+
+
 def test_a_uint8_graph_wants_ranges() -> None:
     with pytest.raises(ValueError, match="needs calibrated ranges"):
         build_model(trained(), "uint8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import cv2
@@ -53,6 +54,15 @@ def test_the_truth_is_the_middle_of_the_picture(sets: dict[str, Path], data: Pat
     original, truth = read(data / "kodak" / "01.png"), read(sets["webcam"] / "sharp" / "01.png")
     assert truth.shape == (64, 96, 3)
     assert np.array_equal(truth, original[3:67, 2:98])
+
+
+def test_a_picture_s_damage_is_by_set_and_name(sets: dict[str, Path]) -> None:
+    """Adding a picture changes no other."""
+    truth = read(sets["webcam2"] / "sharp" / "01.png")[..., ::-1]
+    rng = np.random.default_rng((1, zlib.crc32(b"webcam2/01")))
+    soft = SIMULATORS["webcam2"](degrade.as_float(truth), rng)
+    written = read(sets["webcam2"] / "blur" / "01.png")[..., ::-1]
+    assert np.array_equal(written, np.round(np.clip(soft, 0, 1) * 255))
 
 
 def test_clips_are_still_or_move_and_have_noise_that_is_new_in_each_frame(sets: dict[str, Path]) -> None:

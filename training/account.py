@@ -183,8 +183,14 @@ def _command(program: str, recipe: Recipe, content: dict[str, Any], out: str) ->
     """The training command, with what the recipe changes from the shipped one of its name."""
     try:
         base, name = load_recipe(recipe.name), recipe.name
+        lost = [key for key in differences(base, recipe) if key not in differences(recipe, base)]
     except RecipeError:
-        base, name = recipe, "RECIPE.toml"
+        lost = [recipe.name]
+    if any(not key.startswith("loss.") for key in lost):  # no --set can take a key away
+        base, name, lost = recipe, "RECIPE.toml", []
+    recipe = recipe.model_copy(
+        update={"loss": recipe.loss | {key.removeprefix("loss."): 0.0 for key in lost}}
+    )
     changed = " ".join(
         f"--set {shlex.quote(f'{k}={_toml(v)}')}" for k, v in differences(recipe, base).items()
     )

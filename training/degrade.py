@@ -297,8 +297,9 @@ def _expose(frame: Image, webcam: Webcam, wander: float, rng: np.random.Generato
     image = linear if webcam.encoded else to_gamma(linear)
     if webcam.grain:
         sigma = np.float32(webcam.grain * wander) * (0.5 + 0.5 * np.sqrt(np.maximum(image, 0)))
-        image = image + sigma * rng.standard_normal(image.shape, dtype=np.float32)
-    return np.clip(image, 0, 1).astype(np.float32)
+        noise = rng.standard_normal(image.shape, dtype=np.float32)
+        image = np.asarray(image + sigma * noise, np.float32)
+    return np.asarray(np.clip(image, 0, 1), np.float32)
 
 
 # -- 4:2:0 ---------------------------------------------------------------------------------------------

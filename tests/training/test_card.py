@@ -32,7 +32,7 @@ from training.errors import DataError
 from training.export import calibrate
 from training.graph import build_model
 from training.networks.student import Student, StudentConfig
-from training.recipe import Recipe, load_recipe
+from training.recipe import Network, Recipe, load_recipe
 
 SHARED_NOTES = Path(training.__file__).parent / "data_notes" / "shared.toml" if training.__file__ else Path()
 OPTIONS = {"channels": 32, "depth": 0, "grid": 4, "gate": 16}
@@ -205,6 +205,10 @@ def test_without_reports_the_last_validation_counts() -> None:
     assert metrics({"figures": {"kept": 50.0}}) == metrics({}) == []
 
 
+def test_a_set_is_named_without_its_place() -> None:
+    assert metrics({"reports": {"a": REPORT | {"set": "/home/me/sets/webcam"}}})[0]["set"] == "webcam"
+
+
 @pytest.mark.parametrize(
     "values", [{}, [], {"input": REPORT["input"], "output": None}, {**REPORT, "output": {"psnr": 3.0}}, "x"]
 )
@@ -293,6 +297,22 @@ def test_the_printed_commands_train_this_very_recipe() -> None:
     assert distill.endswith("--teacher-weights runs/teacher/best.pt")
     assert "--set loss.edge=0.25" in distill
     assert export.startswith("python -m training.export runs/sharpcam/last.pt --out models/NAME")
+
+
+def test_a_loss_that_the_shipped_recipe_has_gained_is_taken_away() -> None:
+    other = RECIPE.model_copy(update={"loss": {"l1": 2.0}})
+    command = rebuild(other, content(entry(None))).splitlines()[1]
+    trained = recipe_of_command(command)
+    assert {name: weight for name, weight in trained.loss.items() if weight} == {"l1": 2.0}
+    assert trained.train == other.train
+
+
+def test_a_recipe_that_no_flags_can_make_is_named_as_a_file() -> None:
+    options = {"channels": 32, "depth": 3, "grid": 4}  # the shipped one says more
+    other = RECIPE.model_copy(update={"network": Network(kind="student", options=options)})
+    command = rebuild(other, content(entry(None))).splitlines()[1]
+    assert "--recipe RECIPE.toml" in command
+    assert "--set" not in command
 
 
 def test_commands_name_earlier_stages_first() -> None:

@@ -263,6 +263,26 @@ def test_perfect_cameras_leave_every_pixel() -> None:
     assert np.stack(out) == pytest.approx(np.stack(clip), abs=1e-5)
 
 
+def test_grain_grows_with_brightness_on_encoded_values() -> None:
+    for level in (0.25, 0.64):
+        image = flat(level, level, level, height=128, width=128)
+        (out,) = degrade.degrade_clip([image], Webcam(grain=0.02, encoded=True), np.random.default_rng(0))
+        assert out.std() == pytest.approx(0.02 * (0.5 + 0.5 * np.sqrt(level)), rel=0.03)
+        assert out.mean() == pytest.approx(level, abs=1e-3)
+
+
+def test_blur_is_of_light_unless_a_camera_blurs_what_is_encoded() -> None:
+    edge = flat(0.1, 0.1, 0.1)
+    edge[:, 24:] = 0.9
+    blur = Webcam(blur="gauss", blur_size=2.0)
+    light, encoded = (
+        degrade.degrade_clip([edge], camera, np.random.default_rng(0))[0].mean()
+        for camera in (blur, replace(blur, encoded=True))
+    )
+    assert encoded == pytest.approx(0.5, abs=0.005)
+    assert light > 0.505  # bright light spreads over the dark
+
+
 def test_the_camera_s_own_recursion_carries_what_was_before() -> None:
     clip = [flat(0.0, 0.0, 0.0), flat(1.0, 1.0, 1.0), flat(1.0, 1.0, 1.0)]
     out = degrade.degrade_clip(clip, Webcam(temporal=0.5), np.random.default_rng(0))

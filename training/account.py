@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from sharpcam.errors import validation_line
 from training.errors import DataError, RecipeError
 from training.recipe import Recipe, load_recipe
+from training.tasks import needs_teacher
 
 UNSTATED = "as stated by its owner"
 NOT_RECORDED = "not recorded"
@@ -155,28 +156,45 @@ def metrics(content: dict[str, Any]) -> list[dict[str, Any]]:
 # -- how to make it again ------------------------------------------------------------------------------
 
 
-def rebuild(recipe: Recipe, content: dict[str, Any]) -> str:
-    """The commands that make this model again, first things first; DIR stands for a folder of the data."""
+def rebuild(recipe: Recipe, content: dict[str, Any], name: str = "NAME") -> str:
+    """The commands that make the model `name` again, first things first; DIR stands for a folder of the data.
+
+    A comment says where a run was stopped before its last step, or went on otherwise than it began.
+    """
+    lines, out = _stages(recipe, content, {})
+    file = content.get("file", "last.pt")
+    export = f"python -m training.export {out}/{file} --out models/{name} --data DIR"
+    return "\n".join([*dict.fromkeys(lines), export])
+
+
+def _stages(recipe: Recipe, content: dict[str, Any], teachers: dict[str, str]) -> tuple[list[str], str]:
+    """The commands that lead to a checkpoint, and the folder of the last; `teachers` have their places."""
     provenance = content.get("provenance") or [{}]
     lines: list[str] = []
-    taught, start = "", ""
+    out, taught, start = f"runs/{recipe.name}", "", ""
+    if begun := provenance[0].get("started_from"):
+        earlier, place = _stages(Recipe.model_validate(begun["recipe"]), begun, teachers)
+        lines += earlier
+        start = f" --start-from {place}/{begun['file']}"
+        number = int(place.rpartition("-")[2]) if place.rpartition("-")[2].isdigit() else 1
+        out = f"runs/{recipe.name}-{number + 1}"
     for entry in provenance:
-        if teacher := entry.get("teacher"):
-            if teacher.get("recipe"):
-                theirs = Recipe.model_validate(teacher["recipe"])
-                lines.append(_command("teacher", theirs, teacher, "runs/teacher"))
-                taught = f" --teacher-weights runs/teacher/{teacher['file']}"
-            else:
-                taught = f" --teacher-weights {teacher['file']}"
-        if begun := entry.get("started_from"):
-            stage = Recipe.model_validate(begun["recipe"])
-            lines.append(rebuild(stage, begun).rsplit("\n", 1)[0])
-            start = f" --start-from runs/{stage.name}/{begun['file']}"
-    if recipe.loss.get("distill") and not taught and content.get("provenance"):
+        teacher = entry.get("teacher")
+        if teacher and teacher.get("recipe"):
+            place = f"runs/teacher-{len(teachers) + 1}" if teachers else "runs/teacher"
+            place = teachers.setdefault(teacher["sha256"], place)
+            lines.append(_command("teacher", Recipe.model_validate(teacher["recipe"]), teacher, place))
+            taught = taught or f" --teacher-weights {place}/{teacher['file']}"
+        elif teacher:
+            taught = taught or f" --teacher-weights {teacher['file']}"
+    wanted = any(weight and needs_teacher(loss) for loss, weight in recipe.loss.items())
+    if content.get("provenance") and wanted and not provenance[0].get("teacher"):
         taught = " --no-teacher"
-    lines.append(_command("distill", recipe, content, f"runs/{recipe.name}") + taught + start)
-    lines.append(f"python -m training.export runs/{recipe.name}/last.pt --out models/NAME --data DIR")
-    return "\n".join(dict.fromkeys(lines))
+    lines.append(_command("distill", recipe, content, out) + taught + start)
+    for entry in provenance[1:]:
+        who = _teacher(entry)
+        lines.append(f"# went on from step {entry['from_step']:,} with --resume; teacher: {who}")
+    return lines, out
 
 
 def _command(program: str, recipe: Recipe, content: dict[str, Any], out: str) -> str:
@@ -202,6 +220,8 @@ def _command(program: str, recipe: Recipe, content: dict[str, Any], out: str) ->
             f"python -m training.data pack --data DIR --out runs/{packed['file']} --clips {packed['count']}"
             f" --frames {clips['frames']} --crop {clips['crop']} --seed {clips['seed']}\n"
         )
+    if content.get("step", 0) < recipe.train.steps and not recipe.train.stop_after:
+        lines += f"# stopped at step {content['step']:,}:\n"
     command = f"{lines}python -m training.{program} --recipe {name} {source} --out {out}"
     return f"{command} {changed}".rstrip()
 

@@ -108,7 +108,7 @@ def write_card(folder: Path, recipe: Recipe, content: dict[str, Any]) -> None:
         "The program's own test card, from left to right: as a soft, noisy webcam sees it; sharpened by this"
         " model; the truth. It was not trained on it.",
         f"## Cost\n\n{_cost(folder, manifest)}",
-        f"## How it was made\n\n{_made(recipe, content)}\n\n```\n{rebuild(recipe, content)}\n```",
+        f"## How it was made\n\n{_made(recipe, content)}\n\n```\n{rebuild(recipe, content, folder.name)}\n```",
         f"## Data and licences\n\n{_data(rows)}",
         f"## How good it is\n\n{_quality(metrics(content))}",
         f"## Limits\n\n{_limits(bool(manifest.get('state')), metrics(content))}",

@@ -139,6 +139,7 @@ def export_student(
 
     student, recipe, content = load_student(checkpoint)
     facts = content | {
+        "file": checkpoint.name,
         "notes": read_notes(data_notes),
         "reports": read_reports(evaluations),
         "version": version,

@@ -315,15 +315,41 @@ def test_a_recipe_that_no_flags_can_make_is_named_as_a_file() -> None:
     assert "--set" not in command
 
 
-def test_commands_name_earlier_stages_first() -> None:
-    stage = RECIPE.model_copy(update={"name": "first"})
-    start = {"file": "last.pt", "sha256": "12" * 32, "step": 10, "recipe": stage.model_dump(mode="json")}
-    lines = rebuild(
-        RECIPE, content(entry(None, started_from=start | {"provenance": [entry(None)]}))
-    ).splitlines()
-    first, second = (line for line in lines if "training.distill" in line)
-    assert "--recipe RECIPE.toml" in first  # of no shipped name
-    assert second.endswith("--no-teacher --start-from runs/first/last.pt")
+def test_stages_have_places_of_their_own_and_come_in_their_order() -> None:
+    def stage(provenance: list[dict[str, Any]], step: int = 40) -> dict[str, Any]:
+        recipe = RECIPE.model_dump(mode="json")
+        return {
+            "file": "last.pt",
+            "sha256": "12" * 32,
+            "step": step,
+            "recipe": recipe,
+            "provenance": provenance,
+        }
+
+    first = stage([entry(None)], step=17)
+    second = stage([entry(TEACHER, started_from=first)])
+    lines = rebuild(RECIPE, content(entry(TEACHER, started_from=second)), "m").splitlines()
+    assert [line for line in lines if "training.teacher" in line] == lines[3:4]  # once for both stages
+    assert lines[1] == "# stopped at step 17:"
+    stages = [line for line in lines if "training.distill" in line]
+    assert [line.split("--out ")[1].split(" ")[0] for line in stages] == [
+        "runs/sharpcam", "runs/sharpcam-2", "runs/sharpcam-3",
+    ]  # fmt: skip
+    assert stages[0].endswith("--no-teacher")
+    assert stages[1].endswith("--teacher-weights runs/teacher/best.pt --start-from runs/sharpcam/last.pt")
+    assert stages[2].endswith("--teacher-weights runs/teacher/best.pt --start-from runs/sharpcam-2/last.pt")
+    assert lines[-1] == "python -m training.export runs/sharpcam-3/last.pt --out models/m --data DIR"
+
+
+def test_a_run_that_went_on_otherwise_says_so() -> None:
+    other = TEACHER | {"sha256": "34" * 32}
+    lines = rebuild(RECIPE, content(entry(TEACHER), entry(other, step=20))).splitlines()
+    assert [line.split("--out ")[1] for line in lines if "training.teacher" in line] == [
+        "runs/teacher",
+        "runs/teacher-2",
+    ]
+    assert lines[-2].startswith("# went on from step 20 with --resume; teacher: recipe teacher, step 3,000 (")
+    assert "3434343434343434" in lines[-2]
 
 
 def test_differences_are_those_that_were_made() -> None:
@@ -351,7 +377,7 @@ def test_the_card_says_it_all_and_shows_it(made: tuple[Path, Student]) -> None:
         "seed 0, 40 steps of 8 clips, 2.0 hours",
         "| webcam | 8 | 30.12 | 30.50 | 31.00 | 0.8000 | 0.8100 | 0.8500 | 2.50 to 1.25 |",
         "| Unsplash photos | 39 pictures | Unsplash licence | training |",
-        rebuild(RECIPE, facts),
+        rebuild(RECIPE, facts, "tiny"),
         "## Limits",
     ):
         assert part in text, part

@@ -486,7 +486,8 @@ def sharpness(rgb: NDArray[np.uint8]) -> float:
 def talking_head() -> tuple[str, ...]:
     clip = os.environ.get("SHARPCAM_CLIP", "")
     if clip:
-        return ("-stream_loop", "-1", "-i", clip)
+        # through a soft lens: the clip itself is from a good one
+        return ("-f", "lavfi", "-i", f"movie={clip}:loop=0,setpts=N/30/TB,gblur=sigma=1.8")
     return ("-f", "lavfi", "-i", "testsrc2=size={w}x{h}:rate=30,gblur=sigma=1.5")
 
 

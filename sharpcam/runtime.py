@@ -28,6 +28,7 @@ CUDA_HINT = (
 )
 # what ORT says on stderr is either repeated in the exception or of no use to a user
 _SILENT = 4
+SPIN_US = 50  # how long a worker of the pool waits awake for the next operation of a frame
 _ORT_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 
 
@@ -106,8 +107,11 @@ def _options(threads: int) -> ort.SessionOptions:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    # a spinning pool burns the cores that the meeting needs
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # a pool that spins between frames burns the cores that the meeting needs; but to sleep and be woken between
+    # the fifty operations of one frame takes longer than to wait for the next
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     return options

@@ -467,10 +467,15 @@ def test_threads_out_of_range(yuv_model: Path, threads: int) -> None:
         load(yuv_model, threads=threads)
 
 
-def test_pool_does_not_spin(yuv_model: Path) -> None:
-    options = load(yuv_model, threads=1)._session.get_session_options()  # type: ignore[union-attr]
-    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
-    assert options.intra_op_num_threads == 1
+@pytest.mark.parametrize(("threads", "spins"), [(1, "0"), (2, "1")])
+def test_pool_spins_briefly_and_within_a_frame_only(yuv_model: Path, threads: int, spins: str) -> None:
+    options = load(yuv_model, threads=threads)._session.get_session_options()  # type: ignore[union-attr]
+    assert options.intra_op_num_threads == threads
+    entry = options.get_session_config_entry
+    assert entry("session.intra_op.allow_spinning") == spins
+    assert entry("session.force_spinning_stop") == "1"
+    assert int(entry("session.intra_op.spin_duration_us")) <= 100
+    assert entry("session.inter_op.allow_spinning") == "0"
 
 
 # Providers

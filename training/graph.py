@@ -234,7 +234,7 @@ class QuantOps:
         return x
 
     def store(self, x: str, name: str) -> str:
-        return self.graph.node("Identity", [x], name)
+        return x if x == name else self.graph.node("Identity", [x], name)
 
     def pack(self, planes: dict[str, str], grid: int, name: str) -> str:
         out = self.graph.pack(planes, grid, name)
@@ -326,7 +326,9 @@ def assemble(graph: Graph, ops: FloatOps | QuantOps, student: Student) -> None:
         e = ops.conv(e, "gate_mid", relu=True)
         gates = ops.unpack(ops.conv(e, "gate_out", relu=False, gate=True), GATE_GRID, "gate")
         corrections = {p: ops.correction(d[p], gates[p], f"correction_{p}") for p in PLANES}
-        f = {p: ops.apply(x[p], corrections[p], f"fused_{p}") for p in PLANES}
+        # a uint8 state is the calmed picture as it is
+        calmed = "state_{}_out" if isinstance(ops, QuantOps) else "fused_{}"
+        f = {p: ops.apply(x[p], corrections[p], calmed.format(p)) for p in PLANES}
         for p in PLANES:
             ops.store(f[p], f"state_{p}_out")
     h = ops.conv(ops.pack(f, config.grid, "fused"), "head", relu=True, scale=1 / 128, offset=128)

@@ -115,9 +115,7 @@ class Engine:
 
     @strength.setter
     def strength(self, value: float) -> None:
-        if not 0.0 <= value <= 1.0:
-            raise ConfigError(f"strength {value} is out of range", "use a number from 0 (off) to 1 (full)")
-        self._strength = float(value)
+        self._strength = checked_strength(value)
 
     def reset(self) -> None:
         """Forgets the frames seen so far, before the next one. From any thread."""
@@ -226,6 +224,13 @@ class Engine:
     def close(self) -> None:
         """Frees the model. May be called twice."""
         self._session = self._binding = None
+
+
+def checked_strength(value: float) -> float:
+    """`value`, or a ConfigError where no strength can be so."""
+    if not 0.0 <= value <= 1.0:
+        raise ConfigError(f"strength {value:g} is out of range", "use a number from 0 (off) to 1 (full)")
+    return float(value)
 
 
 class _Glance:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sharpcam.errors import validation_line
 from training.errors import DataError, RecipeError
-from training.recipe import Recipe, load_recipe
+from training.recipe import Recipe, differences, load_recipe
 from training.tasks import needs_teacher
 
 UNSTATED = "as stated by its owner"
@@ -224,19 +224,6 @@ def _command(program: str, recipe: Recipe, content: dict[str, Any], out: str) ->
         lines += f"# stopped at step {content['step']:,}:\n"
     command = f"{lines}python -m training.{program} --recipe {name} {source} --out {out}"
     return f"{command} {changed}".rstrip()
-
-
-def differences(recipe: Recipe, other: Recipe) -> dict[str, Any]:
-    """What `recipe` says otherwise than `other`: dotted keys and values, as `load_recipe` takes them."""
-    mine, theirs = (_flat(r.model_dump(mode="json")) for r in (recipe, other))
-    return {key: value for key, value in mine.items() if theirs.get(key) != value}
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 # -- TOML ----------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Protocol
 
-from sharpcam.errors import ConfigError
+from sharpcam.engine import checked_strength
 from sharpcam.frame import Frame
 from sharpcam.manifest import Manifest
 
@@ -118,10 +118,9 @@ class LiveEngine:
 
     @strength.setter
     def strength(self, value: float) -> None:
-        if not 0.0 <= value <= 1.0:
-            raise ConfigError(f"strength {value:g} is out of range", "use a number from 0 (off) to 1 (full)")
+        value = checked_strength(value)
         with self._lock:
-            self._strength = float(value)
+            self._strength = value
             self._left = RAMP_FRAMES
 
     @property

@@ -89,6 +89,8 @@ class Pipeline:
         self.engine, self.sink = engine, sink
         self.telemetry = telemetry or Telemetry()
         self._kept = KeptSource(source, reopen, lambda: self.telemetry.count("reconnects"))
+        # is shown every frame as it came and as it goes out, on the sharpening thread, and may keep neither
+        self.watcher: Callable[[Frame, Frame], None] | None = None
         self.exit = ""  # why it ended: "frames", "duration", "end", "failed", or the reason given to `stop`
         self.pool = FramePool(*source.size, source.color)
         self._frames, self._duration = frames, duration
@@ -286,11 +288,17 @@ class Pipeline:
                 self._bypass_logged = time.monotonic()
                 log.error("sharpen: passing frames as they come: %s", error)
             self.telemetry.count("bypassed")
+            self._show(frame, frame)
             return frame
         self.telemetry.record("sharpen", time.perf_counter_ns() - start)
         self.telemetry.record("inference", self.engine.run_ns)
+        self._show(frame, out)
         frame.release()
         return out
+
+    def _show(self, before: Frame, after: Frame) -> None:
+        if (watcher := self.watcher) is not None:
+            watcher(before, after)
 
     # Deliver
 

@@ -568,6 +568,24 @@ def test_model_that_fails_live_is_bypassed(caplog: pytest.LogCaptureFixture) -> 
     assert nothing_leaked(pipeline)
 
 
+def test_a_watcher_sees_before_and_after_as_soon_as_it_is_there() -> None:
+    source, sink, engine = FakeSource(), FakeSink(), FakeEngine()
+    engine.failing = {3}
+    pipeline = Pipeline(source, engine, sink)
+    seen: list[tuple[int, int, int]] = []
+    pipeline.start()
+    for i in range(6):
+        if i == 1:
+            pipeline.watcher = lambda a, b: seen.append((a.sequence, int(a.buffer[0, 0]), int(b.buffer[0, 0])))
+        if i == 4:
+            pipeline.watcher = None
+        source.give(i)
+        until(lambda n=i: len(sink.sent) == n + 1)
+    end_of(pipeline)
+    assert seen == [(1, 1, 2), (2, 2, 3), (3, 3, 3)]
+    assert nothing_leaked(pipeline)
+
+
 def test_model_that_fails_on_a_file_is_a_failure() -> None:
     source, sink, engine = FakeSource(*range(9), EOFError(), live=False), FakeSink(), FakeEngine()
     engine.failing = {2}

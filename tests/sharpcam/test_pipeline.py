@@ -576,7 +576,9 @@ def test_a_watcher_sees_before_and_after_as_soon_as_it_is_there() -> None:
     pipeline.start()
     for i in range(6):
         if i == 1:
-            pipeline.watcher = lambda a, b: seen.append((a.sequence, int(a.buffer[0, 0]), int(b.buffer[0, 0])))
+            pipeline.watcher = lambda a, b: seen.append(
+                (a.sequence, int(a.buffer[0, 0]), int(b.buffer[0, 0]))
+            )
         if i == 4:
             pipeline.watcher = None
         source.give(i)

@@ -176,7 +176,7 @@ def main() -> None:
     add("--out", type=Path, required=True, help="model folder to write; its name is the model's name")
     add("--data", type=Path, help="folder of pictures to calibrate on")
     add("--packed", type=Path, help="packed clips to calibrate on instead")
-    add("--precision", nargs="*", default=["uint8"], choices=list(PRECISIONS))
+    add("--precision", nargs="*", default=["uint8", "float16"], choices=list(PRECISIONS))
     add("--data-notes", type=Path, help="TOML file with name, licence and count of the data, for the card")
     add("--evaluation", type=Path, nargs="*", default=[], help="reports of training.evaluate, for the card")
     add("--version", default="1.0", help="of the model (default: %(default)s)")

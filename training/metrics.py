@@ -6,7 +6,6 @@ ValueError. `unsharp` and `best_unsharp` are the baseline that every network has
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,48 +14,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Picture = NDArray[np.uint8]
+from sharpcam.quality import Picture, check_pair, size_text
+from sharpcam.quality import psnr as psnr
+from sharpcam.quality import ssim as ssim
 
 CEILING = 60.0  # dB: what identical pictures, whose PSNR is infinite, count as in a mean
 CALM = 0.4  # share of a clip's pixels on which flicker is measured
 
-_RADIUS, _SIGMA = 5, 1.5  # of SSIM's Gaussian: 11 taps
-_TAPS = np.exp(-0.5 * (np.arange(-_RADIUS, _RADIUS + 1) / _SIGMA) ** 2)
-_TAPS /= _TAPS.sum()
-
-
-def psnr(output: Picture, truth: Picture) -> float:
-    """Peak signal-to-noise ratio in dB over all channels; infinite for identical pictures."""
-    _check(output, truth)
-    error = cv2.norm(output, truth, cv2.NORM_L2SQR) / truth.size
-    return 10 * math.log10(255**2 / error) if error else math.inf
-
 
 def mae(output: Picture, truth: Picture) -> float:
     """Mean absolute error, as a share of the range: 0..1, one grey level is 1 / 255."""
-    _check(output, truth)
+    check_pair(output, truth)
     return cv2.norm(output, truth, cv2.NORM_L1) / truth.size / 255
-
-
-def ssim(output: Picture, truth: Picture) -> float:
-    """Structural similarity (Wang et al., 2004), mean over the three channels.
-
-    Gaussian window 11 with sigma 1.5, population covariance, data range 255, pixels whose window lies wholly
-    inside: the figure of `skimage.metrics.structural_similarity(gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False, data_range=255, channel_axis=2)`. Other windows give other figures.
-    """
-    _check(output, truth)
-    if min(truth.shape[:2]) < 2 * _RADIUS + 1:
-        raise ValueError(f"SSIM's window of 11 does not fit a picture of {_size(truth)}")
-    x, y = output.astype(np.float64), truth.astype(np.float64)
-    mean_x, mean_y = _gaussian(x), _gaussian(y)
-    squares = mean_x**2 + mean_y**2
-    variances = _gaussian(x * x + y * y) - squares  # the sum of both
-    product = mean_x * mean_y
-    covariance = _gaussian(x * y) - product
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    similar = (2 * product + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
-    return float(similar.mean())
 
 
 def flicker(outputs: Sequence[Picture] | Picture, truth: Sequence[Picture] | Picture) -> float:
@@ -70,7 +39,7 @@ def flicker(outputs: Sequence[Picture] | Picture, truth: Sequence[Picture] | Pic
             f"flicker wants two clips of 2 frames or more, not of {len(outputs)} and {len(truth)}"
         )
     if outputs[0].shape != truth[0].shape:
-        raise ValueError(f"clips of {_size(outputs[0])} and {_size(truth[0])} cannot be compared")
+        raise ValueError(f"clips of {size_text(outputs[0])} and {size_text(truth[0])} cannot be compared")
     calm = calm_pixels(truth)
     return float(np.mean([change(before, after, calm) for before, after in _steps(outputs)]))
 
@@ -98,7 +67,7 @@ def overshoot(output: Picture, truth: Picture, edge: float = 16.0, reach: int = 
     more; around them, as far as `reach` pixels, the output may lie between the smallest and the largest true
     value within `reach` pixels. The mean of what lies outside, over that area; 0 without a strong edge.
     """
-    _check(output, truth)
+    check_pair(output, truth)
     grey = cv2.cvtColor(truth, cv2.COLOR_RGB2GRAY)
     across = cv2.Sobel(grey, cv2.CV_32F, 1, 0) / 8
     down = cv2.Sobel(grey, cv2.CV_32F, 0, 1) / 8
@@ -117,7 +86,7 @@ def overshoot(output: Picture, truth: Picture, edge: float = 16.0, reach: int = 
 
 def unsharp(image: Picture, sigma: float, amount: float) -> Picture:
     """The unsharp mask: image + amount * (image - Gaussian blur of it), rounded and clipped."""
-    _check(image, image)
+    check_pair(image, image)
     return _unsharp(image.astype(np.float32), sigma, [amount])[0]
 
 
@@ -145,7 +114,7 @@ def best_unsharp(
     total = np.zeros((len(sigmas), len(amounts)))
     count = 0
     for soft, sharp in pairs:
-        _check(soft, sharp)
+        check_pair(soft, sharp)
         wide = soft.astype(np.float32)
         for row, sigma in enumerate(sigmas):
             for column, picture in enumerate(_unsharp(wide, sigma, amounts)):
@@ -168,24 +137,7 @@ def _unsharp(image: NDArray[np.float32], sigma: float, amounts: Sequence[float])
 # -- shared ----------------------------------------------------------------------------------------------
 
 
-def _gaussian(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    filtered = cv2.sepFilter2D(x, cv2.CV_64F, _TAPS, _TAPS)
-    return np.asarray(filtered, np.float64)[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS]
-
-
 def _steps(clip: Iterable[Picture]) -> Iterable[tuple[Picture, Picture]]:
     for before, after in pairwise(clip):
-        _check(before, after)
+        check_pair(before, after)
         yield before, after
-
-
-def _check(output: Picture, truth: Picture) -> None:
-    for picture in (output, truth):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-            raise ValueError(f"uint8 (H, W, 3) pictures are wanted, not {picture.dtype} {picture.shape}")
-    if output.shape != truth.shape:
-        raise ValueError(f"pictures of {_size(output)} and {_size(truth)} cannot be compared")
-
-
-def _size(picture: Picture) -> str:
-    return f"{picture.shape[1]}x{picture.shape[0]}"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -12,7 +15,7 @@ from numpy.typing import NDArray
 
 from sharpcam.frame import Color, Frame
 from sharpcam.geometry import from_rgb, to_rgb
-from sharpcam.manifest import Layout, Manifest, State, resolve_shape
+from sharpcam.manifest import Layout, Manifest, State, Tensor, resolve_shape
 
 Array = NDArray[Any]
 
@@ -26,31 +29,49 @@ def bind_output(binding: Any, name: str, array: Array) -> None:
     binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
 
-class Pictures(Protocol):
-    """How a frame goes into a graph and the result comes out as a frame."""
+class Part(NamedTuple):
+    """An input or output of a graph, and where it lies in a block of memory, in bytes from its beginning."""
 
-    def bind(self, binding: Any, frame: Frame, out: Frame) -> dict[str, Array]:
-        """Gives the inputs that were bound, by name."""
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class Pictures(Protocol):
+    """How a frame becomes the graph's pictures and its pictures become a frame: one block of memory each way.
+
+    A block is a C-contiguous array that holds all `inputs` or all `outputs`, one after the other.
+    """
+
+    inputs: tuple[Part, ...]
+    outputs: tuple[Part, ...]
+
+    def given(self, frame: Frame) -> Array:
+        """The block with what the graph gets of this frame."""
+
+    def wanted(self, out: Frame) -> Array:
+        """The block that takes what the graph gives for this frame."""
 
     def finish(self, out: Frame) -> None:
-        """Called after the run."""
+        """Called when the graph has written into `wanted`."""
 
 
 class YuvPictures:
-    """The planes of the frames are the graph's inputs and outputs as they stand."""
+    """The buffers of the frames are the blocks, their planes the graph's inputs and outputs as they stand."""
 
     def __init__(self, manifest: Manifest, width: int, height: int) -> None:
-        (self._y, self._uv), (self._y_out, self._uv_out) = (
-            [tensor.name for tensor in tensors] for tensors in (manifest.inputs, manifest.outputs)
-        )
+        self.inputs, self.outputs = (_parts(t, width, height) for t in (manifest.inputs, manifest.outputs))
 
-    def bind(self, binding: Any, frame: Frame, out: Frame) -> dict[str, Array]:
-        inputs = {self._y: frame.y, self._uv: frame.uv}
-        for name, plane in inputs.items():
-            bind_input(binding, name, plane)
-        bind_output(binding, self._y_out, out.y)
-        bind_output(binding, self._uv_out, out.uv)
-        return inputs
+    def given(self, frame: Frame) -> Array:
+        return frame.buffer
+
+    def wanted(self, out: Frame) -> Array:
+        return out.buffer
 
     def finish(self, out: Frame) -> None:
         pass
@@ -64,22 +85,23 @@ class RgbPictures:
     """
 
     def __init__(self, manifest: Manifest, width: int, height: int) -> None:
-        self._names = manifest.inputs[0].name, manifest.outputs[0].name
+        self.inputs, self.outputs = (_parts(t, width, height) for t in (manifest.inputs, manifest.outputs))
         self._rgb = np.empty((height, width, 3), np.uint8)
         self._planes = np.empty((3, height, width), np.uint8)
         self._input = np.empty((1, 3, height, width), np.float32)
         self._output = np.empty_like(self._input)
 
-    def bind(self, binding: Any, frame: Frame, out: Frame) -> dict[str, Array]:
+    def given(self, frame: Frame) -> Array:
         if frame.color == Color():
             cv2.cvtColor(frame.buffer, cv2.COLOR_YUV2RGB_I420, dst=self._rgb)
         else:
             to_rgb(frame, self._rgb)
         cv2.split(self._rgb, list(self._planes))
         _scale(self._planes, 1 / 255, self._input, cv2.CV_32F)
-        bind_input(binding, self._names[0], self._input)
-        bind_output(binding, self._names[1], self._output)
-        return {self._names[0]: self._input}
+        return self._input
+
+    def wanted(self, out: Frame) -> Array:
+        return self._output
 
     def finish(self, out: Frame) -> None:
         _scale(self._output, 255.0, self._planes, cv2.CV_8U)
@@ -88,6 +110,15 @@ class RgbPictures:
             cv2.cvtColor(self._rgb, cv2.COLOR_RGB2YUV_I420, dst=out.buffer)
         else:
             from_rgb(self._rgb, out)
+
+
+def _parts(tensors: Sequence[Tensor], width: int, height: int) -> tuple[Part, ...]:
+    parts: list[Part] = []
+    for tensor in tensors:
+        offset = parts[-1].offset + parts[-1].nbytes if parts else 0
+        shape = resolve_shape(tensor.shape, width, height)
+        parts.append(Part(tensor.name, shape, np.dtype(tensor.dtype), offset))
+    return tuple(parts)
 
 
 def _scale(source: Array, factor: float, target: Array, depth: int) -> None:
@@ -102,6 +133,70 @@ PICTURES: dict[Layout, type[YuvPictures] | type[RgbPictures]] = {
 }
 
 
+@dataclass(slots=True)
+class Times:
+    """How long the last frame took, in ns: by the clock, and on the calling thread's CPU."""
+
+    upload_ns: int = 0  # from the frame to where the graph reads
+    run_ns: int = 0  # in ONNX Runtime
+    run_cpu_ns: int = 0
+    download_ns: int = 0  # from where the graph writes to the frame
+
+
+class Bound(Protocol):
+    """A session at work on frames of one size, with what it carries from frame to frame."""
+
+    times: Times
+
+    def run(self, frame: Frame, out: Frame, strength: float) -> None:
+        """Sharpens `frame` into `out` and carries the state on. Raises whatever ONNX Runtime raises; the state
+        is of no use then."""
+
+    def reset(self) -> None:
+        """The next frame starts from the initial state."""
+
+    def close(self) -> None:
+        """Frees what it holds. May be called twice."""
+
+
+class HostBinding:
+    """Bound by pointer to the memory of each frame."""
+
+    def __init__(self, session: ort.InferenceSession, manifest: Manifest, width: int, height: int) -> None:
+        self.times = Times()
+        self._session, self._binding = session, session.io_binding()
+        self._pictures: Pictures = PICTURES[manifest.layout](manifest, width, height)
+        self._states = States(manifest.state, width, height)
+        self._strength = np.array(1.0, np.float32) if manifest.strength_input else None
+
+    def run(self, frame: Frame, out: Frame, strength: float) -> None:
+        start = time.perf_counter_ns()
+        binding, pictures = self._binding, self._pictures
+        given, wanted = pictures.given(frame).ctypes.data, pictures.wanted(out).ctypes.data
+        for part in pictures.inputs:
+            binding.bind_input(part.name, "cpu", 0, part.dtype.type, part.shape, given + part.offset)
+        for part in pictures.outputs:
+            binding.bind_output(part.name, "cpu", 0, part.dtype.type, part.shape, wanted + part.offset)
+        if self._strength is not None:
+            self._strength[()] = strength
+            bind_input(binding, "strength", self._strength)
+        self._states.bind(binding, {part.name: given + part.offset for part in pictures.inputs})
+        bound, cpu = time.perf_counter_ns(), time.thread_time_ns()
+        self._session.run_with_iobinding(binding)
+        done, cpu = time.perf_counter_ns(), time.thread_time_ns() - cpu
+        self._states.swap()
+        pictures.finish(out)
+        times = self.times
+        times.upload_ns, times.run_ns, times.run_cpu_ns = bound - start, done - bound, cpu
+        times.download_ns = time.perf_counter_ns() - done
+
+    def reset(self) -> None:
+        self._states.reset()
+
+    def close(self) -> None:
+        pass
+
+
 class States:
     """The tensors that a graph takes back with the next frame: two buffers each, in turns.
 
@@ -109,38 +204,30 @@ class States:
     that the state starts as.
     """
 
-    def __init__(self, states: Sequence[State], device: str, width: int, height: int) -> None:
+    def __init__(self, states: Sequence[State], width: int, height: int) -> None:
         self._states = states
-        self._initial: list[ort.OrtValue | str] = []
-        self._buffers: list[tuple[ort.OrtValue, ort.OrtValue]] = []
+        self._initial: list[Array | str] = []
+        self._buffers: list[tuple[Array, Array]] = []
         self._turn = 0
         self._fresh = True
         for state in states:
             shape = resolve_shape(state.shape, width, height)
-            dtype = np.dtype(state.dtype)
-            if isinstance(state.initial, str):
-                self._initial.append(state.initial)
-            else:
-                initial = np.full(shape, state.initial, dtype)
-                self._initial.append(ort.OrtValue.ortvalue_from_numpy(initial, device, 0))
-            first, second = (
-                ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype.type, device, 0) for _ in range(2)
-            )
-            self._buffers.append((first, second))
+            start = state.initial
+            self._initial.append(start if isinstance(start, str) else np.full(shape, start, state.dtype))
+            self._buffers.append((np.empty(shape, state.dtype), np.empty(shape, state.dtype)))
 
-    def __len__(self) -> int:
-        return len(self._states)
-
-    def bind(self, binding: Any, inputs: Mapping[str, Array]) -> None:
-        """`inputs` are those of this frame, by name: what a fresh state may start as."""
+    def bind(self, binding: Any, inputs: Mapping[str, int]) -> None:
+        """`inputs` are the addresses of this frame's, by name: what a fresh state may start as."""
         for state, initial, buffers in zip(self._states, self._initial, self._buffers, strict=True):
+            last, following = buffers[self._turn], buffers[1 - self._turn]
             if not self._fresh:
-                binding.bind_ortvalue_input(state.input, buffers[self._turn])
+                bind_input(binding, state.input, last)
             elif isinstance(initial, str):
-                bind_input(binding, state.input, inputs[initial])
+                address = inputs[initial]
+                binding.bind_input(state.input, "cpu", 0, last.dtype.type, last.shape, address)
             else:
-                binding.bind_ortvalue_input(state.input, initial)
-            binding.bind_ortvalue_output(state.output, buffers[1 - self._turn])
+                bind_input(binding, state.input, initial)
+            bind_output(binding, state.output, following)
 
     def swap(self) -> None:
         """What was written becomes what is read."""

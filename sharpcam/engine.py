@@ -10,14 +10,13 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from sharpcam.binding import PICTURES, Pictures, States, bind_input, crop, pad
+from sharpcam.binding import Bound, HostBinding, crop, pad
 from sharpcam.errors import ConfigError, FormatMismatch, ModelError, ProviderUnavailable
 from sharpcam.frame import Frame, check_size, show_left_half
 from sharpcam.manifest import resolve_shape
@@ -49,8 +48,8 @@ class Engine:
 
     `process` is for one thread; `strength`, `split`, `reset` and the read-only attributes are for all. With
     `split` the left half stays as it came, a white line between the two. `provider` is what really runs, not
-    what was asked. `run_ns` and `run_cpu_ns` are how long the last frame spent in ONNX
-    Runtime, by the clock and on the calling thread's CPU.
+    what was asked. `upload_ns`, `run_ns` and `download_ns` are how long the last frame took to the model's
+    memory, in ONNX Runtime, and back; `run_cpu_ns` is the calling thread's CPU in ONNX Runtime.
     """
 
     def __init__(
@@ -61,15 +60,12 @@ class Engine:
         self.provider = str(provider)
         self.threads = threads
         self.temporal = temporal
-        self.run_ns = self.run_cpu_ns = 0
+        self.upload_ns = self.run_ns = self.run_cpu_ns = self.download_ns = 0
         self.resets = 0
         self.split = False
         self._strength = 1.0
-        self._strength_input = np.array(1.0, np.float32)
         self._reset_asked = True
-        self._binding: Any = self._session.io_binding()
-        self._pictures: Pictures
-        self._states: States
+        self._bound: Bound | None = None
         self._scratch: tuple[Frame, Frame] | None
         self._last: _Glance | None
         self.resize(size)
@@ -136,8 +132,7 @@ class Engine:
         self._check_fixed(width, height)
         self.size = (0, 0)  # until it has worked once
         self._scratch = None if (width, height) == size else (Frame(width, height), Frame(width, height))
-        self._pictures = PICTURES[self.model.layout](self.model, width, height)
-        self._states = States(self.model.state, self.provider, width, height)
+        self._bind(width, height)
         self._last = None
         first, second = Frame(*size), Frame(*size)
         first.fill(128)
@@ -145,6 +140,12 @@ class Engine:
             self._sharpen(first, second, 1.0)
         self.reset()
         self.size = size
+
+    def _bind(self, width: int, height: int) -> None:
+        """Makes the session work on frames of this size, sides padded."""
+        if self._session is None:
+            raise ModelError("the engine is closed")
+        self._bound = HostBinding(self._session, self.model, width, height)
 
     def _check_fixed(self, width: int, height: int) -> None:
         fixed = resolve_shape(self.model.inputs[0].shape, width, height)[2:]
@@ -168,7 +169,7 @@ class Engine:
         strength = self._strength
         if strength == 0.0:  # nothing to do, and the state would only grow old
             np.copyto(out.buffer, frame.buffer)
-            self.run_ns = self.run_cpu_ns = 0
+            self.upload_ns = self.run_ns = self.run_cpu_ns = self.download_ns = 0
             self._reset_asked = True
             return
         self._reset_if_cut(frame)
@@ -191,39 +192,34 @@ class Engine:
             cv2.addWeighted(out.buffer, strength, frame.buffer, 1.0 - strength, 0.0, dst=out.buffer)
 
     def _run(self, frame: Frame, out: Frame, strength: float) -> None:
-        if self._session is None:
+        if self._bound is None:
             raise ModelError("the engine is closed")
-        binding = self._binding
-        inputs = self._pictures.bind(binding, frame, out)
-        if self.model.strength_input:
-            self._strength_input[()] = strength
-            bind_input(binding, "strength", self._strength_input)
-        self._states.bind(binding, inputs)
-        cpu, start = time.thread_time_ns(), time.perf_counter_ns()
         try:
             with explained(f'model "{self.model.name}" failed on a {frame.width}x{frame.height} frame'):
-                self._session.run_with_iobinding(binding)
+                self._bound.run(frame, out, strength)
         except ModelError:
             self._reset_asked = True  # what it left in the state is anyone's guess
             raise
-        self.run_ns, self.run_cpu_ns = time.perf_counter_ns() - start, time.thread_time_ns() - cpu
-        self._states.swap()
-        self._pictures.finish(out)
+        times = self._bound.times
+        self.upload_ns, self.download_ns = times.upload_ns, times.download_ns
+        self.run_ns, self.run_cpu_ns = times.run_ns, times.run_cpu_ns
 
     def _reset_if_cut(self, frame: Frame) -> None:
         """Starts the state afresh when asked, after a gap in time or numbering, or in another scene."""
-        if not self._states:
+        if self._bound is None or not self.model.state:
             return
         glance = _Glance(frame)
         last, self._last = self._last, glance
         asked, self._reset_asked = self._reset_asked, False
         if asked or not self.temporal or last is None or glance.is_another_scene(last):
-            self._states.reset()
+            self._bound.reset()
             self.resets += 1
 
     def close(self) -> None:
         """Frees the model. May be called twice."""
-        self._session = self._binding = None
+        if self._bound is not None:
+            self._bound.close()
+        self._session = self._bound = None
 
 
 def checked_strength(value: float) -> float:

@@ -135,11 +135,12 @@ PICTURES: dict[Layout, type[YuvPictures] | type[RgbPictures]] = {
 
 @dataclass(slots=True)
 class Times:
-    """How long the last frame took, in ns: by the clock, and on the calling thread's CPU."""
+    """How long the last frame took, in ns: by the clock, on the calling thread's CPU, and on its helpers'."""
 
     upload_ns: int = 0  # from the frame to where the graph reads
     run_ns: int = 0  # in ONNX Runtime
     run_cpu_ns: int = 0
+    workers_cpu_ns: int = 0  # of threads that took tiles; what ONNX Runtime's own pool takes is not known
     download_ns: int = 0  # from where the graph writes to the frame
 
 

@@ -25,10 +25,12 @@ from sharpcam.runtime import (
     Provider,
     default_threads,
     explained,
+    in_tiles,
     nvidia_driver,
     open_session,
     providers_to_try,
 )
+from sharpcam.tiles import Tiles
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,8 @@ class Engine:
     `process` is for one thread; `strength`, `split`, `reset` and the read-only attributes are for all. With
     `split` the left half stays as it came, a white line between the two. `provider` is what really runs, not
     what was asked. `upload_ns`, `run_ns` and `download_ns` are how long the last frame took to the model's
-    memory, in ONNX Runtime, and back; `run_cpu_ns` is the calling thread's CPU in ONNX Runtime.
+    memory, in ONNX Runtime, and back; `run_cpu_ns` is the calling thread's CPU in ONNX Runtime, `workers_cpu_ns`
+    that of the threads which took the other tiles of the frame.
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class Engine:
         self.provider = str(provider)
         self.threads = threads
         self.temporal = temporal
-        self.upload_ns = self.run_ns = self.run_cpu_ns = self.download_ns = 0
+        self.upload_ns = self.run_ns = self.run_cpu_ns = self.workers_cpu_ns = self.download_ns = 0
         self.resets = 0
         self.split = False
         self._strength = 1.0
@@ -145,7 +148,13 @@ class Engine:
         """Makes the session work on frames of this size, sides padded."""
         if self._session is None:
             raise ModelError("the engine is closed")
-        self._bound = HostBinding(self._session, self.model, width, height)
+        if self._bound is not None:
+            self._bound.close()
+            self._bound = None
+        if in_tiles(self.model, Provider(self.provider), self.threads):
+            self._bound = Tiles.over(self._session, self.model, width, height, self.threads)
+        if self._bound is None:
+            self._bound = HostBinding(self._session, self.model, width, height)
 
     def _check_fixed(self, width: int, height: int) -> None:
         fixed = resolve_shape(self.model.inputs[0].shape, width, height)[2:]
@@ -169,7 +178,7 @@ class Engine:
         strength = self._strength
         if strength == 0.0:  # nothing to do, and the state would only grow old
             np.copyto(out.buffer, frame.buffer)
-            self.upload_ns = self.run_ns = self.run_cpu_ns = self.download_ns = 0
+            self.upload_ns = self.run_ns = self.run_cpu_ns = self.workers_cpu_ns = self.download_ns = 0
             self._reset_asked = True
             return
         self._reset_if_cut(frame)
@@ -203,6 +212,7 @@ class Engine:
         times = self._bound.times
         self.upload_ns, self.download_ns = times.upload_ns, times.download_ns
         self.run_ns, self.run_cpu_ns = times.run_ns, times.run_cpu_ns
+        self.workers_cpu_ns = times.workers_cpu_ns
 
     def _reset_if_cut(self, frame: Frame) -> None:
         """Starts the state afresh when asked, after a gap in time or numbering, or in another scene."""

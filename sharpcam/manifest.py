@@ -9,6 +9,8 @@ A model is a folder `NAME/` with `model.onnx`, `model.toml` and `CARD.md`. The m
     layout = "yuv420"             # or "rgb"
     precision = "uint8"           # uint8, int8, float16, float32, mixed
     size_multiple = 8             # frame sides are padded to a multiple of this
+    halo = 32                     # so far around a pixel the graph looks, in pixels, a multiple of size_multiple;
+                                  # lets the CPU's threads take a tile each. Left out: not known, never tiled
     strength_input = true         # the graph has the float32 scalar input "strength"
     default = false               # chosen by "auto" where no model is called "m"
     parameters = 123456
@@ -47,6 +49,7 @@ uint8 (1,1,H,W) and `uv` uint8 (1,2,H/2,W/2) in, `y_out` and `uv_out` out; an rg
 
 from __future__ import annotations
 
+import math
 from datetime import date, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -128,6 +131,7 @@ class Manifest(_Strict):
     outputs: Annotated[tuple[Tensor, ...], Field(strict=False)] = ()
     state: Annotated[tuple[State, ...], Field(strict=False)] = ()
     size_multiple: int = Field(default=8, ge=1, le=256)
+    halo: int | None = Field(default=None, ge=0)
     strength_input: bool = False
     default: bool = False
     description: str = ""
@@ -166,6 +170,21 @@ class Manifest(_Strict):
                     )
         elif len(self.inputs) > 1 or len(self.outputs) > 1:
             raise ValueError("an rgb model has one picture in and one out")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_tiled(self) -> Manifest:
+        if self.halo is None:
+            return self
+        step = math.lcm(self.size_multiple, 2)
+        if self.layout is not Layout.YUV420 or self.halo % step:
+            raise ValueError(f"halo is for yuv420 models and a multiple of {step}, not {self.halo}")
+        for state in self.state:
+            sides = [side for side in state.shape if isinstance(side, str)]
+            if sorted(s[0] for s in sides) != ["H", "W"] or any(step % int(s[2:] or 1) for s in sides):
+                raise ValueError(
+                    f"state {state.input} of a model with a halo has sides H and W, over divisors of {step}"
+                )
         return self
 
 

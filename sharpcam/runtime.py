@@ -60,6 +60,8 @@ def providers_to_try(asked: str) -> tuple[Provider, ...]:
 def open_session(model: Model, provider: Provider, threads: int) -> tuple[ort.InferenceSession, Manifest]:
     """A session of `model` that runs on `provider`, and the provider's manifest with all its names.
 
+    On the CPU it has `threads` threads, or one where frames go to it `in_tiles`.
+
     Raises ModelError; ProviderUnavailable when ORT would have run it somewhere else.
     """
     if provider is Provider.CUDA and (obstacle := _cuda_obstacle(model)):
@@ -83,6 +85,11 @@ def _cuda_obstacle(model: Model) -> str | None:
     return None
 
 
+def in_tiles(manifest: Manifest, provider: Provider, threads: int) -> bool:
+    """Whether each thread takes a tile of the frame (`sharpcam.tiles`), and not a share of each operation."""
+    return provider is Provider.CPU and threads > 1 and manifest.halo is not None
+
+
 def _create(model: Model, manifest: Manifest, provider: Provider, threads: int) -> ort.InferenceSession:
     graph = model.read(manifest)
     providers: list[Any] = ["CPUExecutionProvider"]
@@ -91,6 +98,8 @@ def _create(model: Model, manifest: Manifest, provider: Provider, threads: int) 
             log.debug("cuda libraries: %s", problem)
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": 0}))
     options = _options(threads)
+    if in_tiles(manifest, provider, threads):
+        options.intra_op_num_threads = 1
     with explained(f'model "{model.name}" ({manifest.file}) cannot be loaded'):
         # without enable_fallback=0 ORT prints to stdout and makes another session when a provider fails
         return ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)

@@ -45,25 +45,30 @@ class Picture:
 
 
 def read_picture(path: Path) -> Picture:
-    """The picture in a file, upright, 8 bits a channel. Raises MediaError."""
+    """The picture in a file. Raises MediaError."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise MediaError(f"cannot read {path}: {error.strerror}", "check its name and permissions") from error
+    return decode_picture(data, str(path), alpha=path.suffix.lower() in (".png", ".webp", ".tif", ".tiff"))
+
+
+def decode_picture(data: bytes, name: str, alpha: bool = False) -> Picture:
+    """The picture in a file's bytes, upright, 8 bits a channel; `name` is for the message of MediaError."""
     if _is_cut_short(data):
-        raise MediaError(f"cannot read {path}: the file is cut short", "get a whole copy of it")
+        raise MediaError(f"cannot read {name}: the file is cut short", "get a whole copy of it")
     codes = np.frombuffer(data, np.uint8)
     bgr = _decoded(codes, cv2.IMREAD_COLOR)
     if bgr is None:
         raise MediaError(
-            f"cannot read {path}: not a picture, or damaged", f"pictures are {' '.join(SUFFIXES)}"
+            f"cannot read {name}: not a picture, or damaged", f"pictures are {' '.join(SUFFIXES)}"
         )
-    alpha = None
-    if path.suffix.lower() in (".png", ".webp", ".tif", ".tiff"):
+    channel = None
+    if alpha:
         whole = _decoded(codes, cv2.IMREAD_UNCHANGED)
         if whole is not None and whole.shape == (*bgr.shape[:2], 4) and whole.dtype in (np.uint8, np.uint16):
-            alpha = (whole[..., 3] // (1 if whole.dtype == np.uint8 else 257)).astype(np.uint8)
-    return Picture(np.ascontiguousarray(bgr[..., ::-1]), alpha)
+            channel = (whole[..., 3] // (1 if whole.dtype == np.uint8 else 257)).astype(np.uint8)
+    return Picture(np.ascontiguousarray(bgr[..., ::-1]), channel)
 
 
 def write_picture(path: Path, picture: Picture) -> None:

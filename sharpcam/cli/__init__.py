@@ -319,6 +319,26 @@ def stop() -> None:
     _order("stop")
 
 
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where the page listens; 0: a free one.")] = 0,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Print the link, but open no browser.")
+    ] = False,
+    standalone: Annotated[
+        bool, typer.Option("--standalone", help="Without a running SharpCam: compare pictures, run a study.")
+    ] = False,
+) -> None:
+    """Open the page of the running SharpCam: before and after live, comparison, opinion study."""
+
+    def work() -> int:
+        from sharpcam.cli.ui import run_ui
+
+        return run_ui(port, not no_browser, standalone)
+
+    _end(work)
+
+
 def _order(command: str) -> NoReturn:
     def work() -> int:
         from sharpcam.cli.control import run_order

@@ -21,6 +21,7 @@ from sharpcam.models import find_models
 from sharpcam.pipeline import Pipeline
 from sharpcam.placeholder import text_frame
 from sharpcam.v4l2 import ClientUsage
+from sharpcam.web import LazyPage
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Daemon:
             State.IDLE: text_frame(*size, "Camera is starting", color),  # what its next viewer sees first
         }
         self._server: ControlServer | None = None
+        self._page = LazyPage(self.answer, pipeline)
         self._systemd = Notifier()
         self._told = ""
         self._next_told = 0.0
@@ -83,6 +85,7 @@ class Daemon:
     ) -> None:
         if self._change is not None:
             self._change.join(10)
+        self._page.close()
         self._systemd.tell("STOPPING=1")
         self._systemd.close()
         if self._server is not None:
@@ -100,7 +103,7 @@ class Daemon:
         """Looks at what is going on and does what follows from it."""
         self._count_clients()
         lost = self._pipeline.lost
-        seen = Situation(self._paused, self._clients, str(lost) if lost else "")
+        seen = Situation(self._paused, self._watching(), str(lost) if lost else "")
         before = self._machine.state
         state = self._machine.step(self._clock(), seen)
         if state is not before:
@@ -169,6 +172,10 @@ class Daemon:
             self._told, self._next_told = status, now + ALIVE_EVERY_S
             self._systemd.tell("READY=1", f"STATUS={status}", "WATCHDOG=1")
 
+    def _watching(self) -> int | None:
+        """Programs that watch the virtual camera, and who looks at the live picture on the page."""
+        return None if self._clients is None else self._clients + self._page.looking
+
     def _count_clients(self) -> None:
         if self._usage is None:
             return
@@ -196,8 +203,10 @@ class Daemon:
             self._pipeline.stop("stopped")
         elif command == "set":
             self._set(request.get("key"), request.get("value"))
+        elif command == "ui":
+            return {"url": self._page.open(request.get("port", 0))}
         else:
-            known = "status, metrics, pause, resume, stop, set"
+            known = "status, metrics, pause, resume, stop, set, ui"
             raise ControlError(f'the command "{command[:50]}" is not known', f"there are {known}")
         return {}
 

@@ -148,6 +148,7 @@ class Bound(Protocol):
     """A session at work on frames of one size, with what it carries from frame to frame."""
 
     times: Times
+    warm_up: int  # frames that it takes to get going: what happens once has happened after them
 
     def run(self, frame: Frame, out: Frame, strength: float) -> None:
         """Sharpens `frame` into `out` and carries the state on. Raises whatever ONNX Runtime raises; the state
@@ -162,6 +163,8 @@ class Bound(Protocol):
 
 class HostBinding:
     """Bound by pointer to the memory of each frame."""
+
+    warm_up = 2  # the second takes back the state that the first gave
 
     def __init__(self, session: ort.InferenceSession, manifest: Manifest, width: int, height: int) -> None:
         self.times = Times()

@@ -87,7 +87,9 @@ class ModelConfig(_Table):
     adapt: bool = Field(
         default=True, description="with name auto: a smaller model of the family when frames would be late"
     )
-    provider: Literal["auto", "cuda", "cpu"] = Field(default="auto", description="where the model runs")
+    provider: Literal["auto", "cuda", "tensorrt", "cpu"] = Field(
+        default="auto", description="where the model runs"
+    )
     threads: Annotated[int | None, BeforeValidator(_unset)] = Field(
         default=None, ge=1, le=256, description="CPU threads of the model; empty for all cores but one"
     )

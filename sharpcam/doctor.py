@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sharpcam import cuda
 from sharpcam.devices import LABEL, MODPROBE, VideoDevice
 from sharpcam.holding import held_by
-from sharpcam.runtime import CUDA_HINT
 from sharpcam.system import App, Node, System, both_ways
 
 AT_BOOT = (
@@ -214,16 +214,12 @@ def _models(system: System) -> Check:
 
 
 def _gpu(system: System) -> Check:
-    name, gpu = "GPU", system.gpu
-    if not gpu.driver:
+    name, facts = "GPU", system.gpu
+    if not facts.gpu:
         return Check(name, Status.NOTE, "no NVIDIA GPU answers; models run on the CPU")
-    driver = f"NVIDIA driver {gpu.driver_version}" if gpu.driver_version else "NVIDIA driver"
-    if not gpu.provider:
-        return Check(name, Status.WARNING, f"{driver}, but this build of ONNX Runtime has no CUDA", CUDA_HINT)
-    if gpu.problem:
-        return Check(
-            name, Status.WARNING, f"{driver}, but its libraries do not load: {gpu.problem}", CUDA_HINT
-        )
+    driver = f"{facts.gpu}, NVIDIA driver {facts.driver}".rstrip() if facts.driver else facts.gpu
+    if obstacle := cuda.obstacle(facts):
+        return Check(name, Status.WARNING, f"{driver}, but {obstacle[0]}", obstacle[1])
     return Check(name, Status.OK, f"{driver}; ONNX Runtime finds CUDA and cuDNN")
 
 

@@ -1,11 +1,12 @@
 """A model at work: one I420 frame in, one out, and the temporal state in between.
 
-Nothing is copied on the way: the graph's inputs and outputs are bound by pointer onto the planes of the two
-frames. On CUDA the same bindings make ONNX Runtime copy once up and once down, and the state stays there.
+On the CPU nothing is copied on the way: the graph's inputs and outputs are bound by pointer onto the planes of
+the two frames. On a GPU a frame is copied once up and once down, and the state stays there.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import time
@@ -16,17 +17,20 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from sharpcam import cuda
 from sharpcam.binding import Bound, HostBinding, crop, pad
+from sharpcam.device_binding import DeviceBinding
 from sharpcam.errors import ConfigError, FormatMismatch, ModelError, ProviderUnavailable
 from sharpcam.frame import Frame, check_size, show_left_half
 from sharpcam.manifest import resolve_shape
 from sharpcam.models import Model, find_model
 from sharpcam.runtime import (
+    Plan,
     Provider,
     default_threads,
+    described,
     explained,
     in_tiles,
-    nvidia_driver,
     open_session,
     providers_to_try,
 )
@@ -53,22 +57,28 @@ class Engine:
     what was asked. `upload_ns`, `run_ns` and `download_ns` are how long the last frame took to the model's
     memory, in ONNX Runtime, and back; `run_cpu_ns` is the calling thread's CPU in ONNX Runtime, `workers_cpu_ns`
     that of the threads which took the other tiles of the frame.
+
+    A GPU that fails while frames pass is given up: the same frame goes through the CPU, and so do all that
+    follow. `fallbacks` counts it, and one line of the log tells.
     """
 
     def __init__(
         self, model: Model, provider: Provider, size: tuple[int, int], threads: int, temporal: bool
     ) -> None:
-        self._session: ort.InferenceSession | None
-        self._session, self.model = open_session(model, provider, threads)
-        self.provider = str(provider)
+        self._chosen = model
+        self._session: ort.InferenceSession | None = None  # on the CPU; a GPU has one for each size
         self.threads = threads
         self.temporal = temporal
+        self._take(provider)
+        self._cuda_graphs = True
+        self.fallbacks = 0
         self.upload_ns = self.run_ns = self.run_cpu_ns = self.workers_cpu_ns = self.download_ns = 0
         self.resets = 0
         self.split = False
         self._strength = 1.0
         self._reset_asked = True
         self._bound: Bound | None = None
+        self.size = (0, 0)
         self._scratch: tuple[Frame, Frame] | None
         self._last: _Glance | None
         self.resize(size)
@@ -97,15 +107,17 @@ class Engine:
             try:
                 return cls(chosen, choice, size, threads, temporal)
             except (ProviderUnavailable, ModelError) as error:
-                if nvidia_driver():
+                if cuda.driver() is not None:
                     log.warning("running on the CPU: %s", error)
         return cls(chosen, last, size, threads, temporal)
 
     @property
     def description(self) -> str:
-        where = "CUDA" if self.provider == Provider.CUDA else f"CPU, {self.threads} thread"
-        plural = "s" if self.provider == Provider.CPU and self.threads > 1 else ""
-        return f"{self.model.name} {self.model.version} ({self.model.precision}) on {where}{plural}"
+        if self.provider == Provider.CPU:
+            where = f"CPU, {self.threads} thread{'s' if self.threads > 1 else ''}"
+        else:
+            where = f"{Provider(self.provider).label}, {cuda.facts().gpu}"
+        return f"{self.model.name} {self.model.version} ({self.model.precision}) on {where}"
 
     @property
     def strength(self) -> float:
@@ -133,28 +145,94 @@ class Engine:
         step = math.lcm(self.model.size_multiple, 2)
         width, height = (-(-side // step) * step for side in size)
         self._check_fixed(width, height)
-        self.size = (0, 0)  # until it has worked once
+        used_to_work, self.size = self.size != (0, 0), (0, 0)  # until it has worked once
         self._scratch = None if (width, height) == size else (Frame(width, height), Frame(width, height))
-        self._bind(width, height)
         self._last = None
-        first, second = Frame(*size), Frame(*size)
-        first.fill(128)
-        for _ in range(2):  # the second run takes back the state that the first one gave
-            self._sharpen(first, second, 1.0)
+        try:
+            self._prove(size, width, height)
+        except (ModelError, ProviderUnavailable) as error:
+            if self.provider == Provider.CPU or not used_to_work:
+                raise
+            self._give_up(error)
+            self._prove(size, width, height)
         self.reset()
         self.size = size
 
+    def _take(self, provider: Provider) -> None:
+        """Makes `provider` the one that runs from the next `_bind` on."""
+        if provider is Provider.CPU:
+            self._session, self.model = open_session(self._chosen, provider, self.threads)
+        else:
+            self.model = described(self._chosen, provider)
+        self.provider = str(provider)
+
+    def _prove(self, size: tuple[int, int], width: int, height: int) -> None:
+        """Binds for frames of `size`, (width, height) when padded, and runs some; without CUDA graphs where a
+        model cannot be recorded as one."""
+        try:
+            self._bind(width, height)
+            self._dry_run(size)
+        except ModelError as error:
+            if self.provider != Provider.CPU:
+                self._abandon()
+            if self.provider != Provider.CUDA or not self._cuda_graphs:
+                raise
+            self._cuda_graphs = False
+            log.info("trying without CUDA graphs: %s", error)
+            self._bind(width, height)
+            self._dry_run(size)
+
     def _bind(self, width: int, height: int) -> None:
-        """Makes the session work on frames of this size, sides padded."""
-        if self._session is None:
-            raise ModelError("the engine is closed")
+        """Makes a session work on frames of this size, sides padded."""
         if self._bound is not None:
             self._bound.close()
             self._bound = None
-        if in_tiles(self.model, Provider(self.provider), self.threads):
-            self._bound = Tiles.over(self._session, self.model, width, height, self.threads)
-        if self._bound is None:
-            self._bound = HostBinding(self._session, self.model, width, height)
+        if self.provider == Provider.CPU:
+            if self._session is None:
+                raise ModelError("the engine is closed")
+            if in_tiles(self.model, Provider.CPU, self.threads):
+                self._bound = Tiles.over(self._session, self.model, width, height, self.threads)
+            if self._bound is None:
+                self._bound = HostBinding(self._session, self.model, width, height)
+            return
+        device = cuda.device()
+        with device.lock:
+            stream = device.open_stream()
+            try:
+                plan = Plan((width, height), stream, self._cuda_graphs)
+                session, _ = open_session(self._chosen, Provider(self.provider), self.threads, plan)
+                with explained(f'model "{self.model.name}" cannot be bound to {width}x{height} frames'):
+                    self._bound = DeviceBinding(session, self.model, device, stream, width, height)
+            except (ModelError, ProviderUnavailable):
+                device.close_stream(stream)
+                raise
+
+    def _dry_run(self, size: tuple[int, int]) -> None:
+        assert self._bound is not None
+        first, second = Frame(*size), Frame(*size)
+        first.fill(128)
+        for _ in range(self._bound.warm_up):
+            self._sharpen(first, second, 1.0)
+
+    def _give_up(self, error: Exception) -> None:
+        """Goes on with the CPU after a GPU has failed."""
+        log.error(
+            "%s failed, going on with the CPU until SharpCam is restarted: %s",
+            *(Provider(self.provider).label, error),
+        )
+        self._abandon()
+        self.fallbacks += 1
+        self._take(Provider.CPU)
+
+    def _abandon(self) -> None:
+        """Lets go of what failed on a GPU, without freeing it.
+
+        ONNX Runtime throws in the destructor of its CUDA graphs when the driver refuses, as it does after the
+        loss of the device, and that would end the process.
+        """
+        if self._bound is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._bound))
+            self._bound = None
 
     def _check_fixed(self, width: int, height: int) -> None:
         fixed = resolve_shape(self.model.inputs[0].shape, width, height)[2:]
@@ -172,6 +250,8 @@ class Engine:
         """
         if out.size != frame.size or out is frame:
             raise FormatMismatch(f"a {frame.width}x{frame.height} frame needs another of its size to go to")
+        if self._bound is None and self.size != (0, 0):
+            raise ModelError("the engine is closed")
         if frame.size != self.size:
             self.resize(frame.size)
         out.copy_facts(frame)
@@ -201,14 +281,21 @@ class Engine:
             cv2.addWeighted(out.buffer, strength, frame.buffer, 1.0 - strength, 0.0, dst=out.buffer)
 
     def _run(self, frame: Frame, out: Frame, strength: float) -> None:
+        try:
+            self._run_once(frame, out, strength)
+        except ModelError as error:
+            if self.provider == Provider.CPU or self._bound is None or self.size == (0, 0):
+                self._reset_asked = True  # what it left in the state is anyone's guess
+                raise
+            self._give_up(error)
+            self._bind(*frame.size)
+            self._run_once(frame, out, strength)
+
+    def _run_once(self, frame: Frame, out: Frame, strength: float) -> None:
         if self._bound is None:
             raise ModelError("the engine is closed")
-        try:
-            with explained(f'model "{self.model.name}" failed on a {frame.width}x{frame.height} frame'):
-                self._bound.run(frame, out, strength)
-        except ModelError:
-            self._reset_asked = True  # what it left in the state is anyone's guess
-            raise
+        with explained(f'model "{self.model.name}" failed on a {frame.width}x{frame.height} frame'):
+            self._bound.run(frame, out, strength)
         times = self._bound.times
         self.upload_ns, self.download_ns = times.upload_ns, times.download_ns
         self.run_ns, self.run_cpu_ns = times.run_ns, times.run_cpu_ns

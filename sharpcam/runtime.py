@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import io
-import logging
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
 
+from sharpcam import cuda
 from sharpcam.errors import ConfigError, ModelError, ProviderUnavailable
 from sharpcam.graphs import Port, complete
-from sharpcam.manifest import Manifest
+from sharpcam.manifest import Manifest, resolve_shape
 from sharpcam.models import Model
 
-log = logging.getLogger(__name__)
-
-CUDA_HINT = (
-    "install the NVIDIA driver for CUDA 13 (580 or newer) and `pip install 'onnxruntime-gpu[cuda,cudnn]'`, "
-    "or use --provider cpu"
-)
 # what ORT says on stderr is either repeated in the exception or of no use to a user
 _SILENT = 4
 SPIN_US = 50  # how long a worker of the pool waits awake for the next operation of a frame
@@ -35,6 +28,29 @@ _ORT_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 class Provider(StrEnum):
     CPU = "cpu"
     CUDA = "cuda"
+    TENSORRT = "tensorrt"  # NVIDIA's own compiler; only where asked for, because it takes a minute at first
+
+    @property
+    def label(self) -> str:
+        return {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}[self]
+
+    @property
+    def variant(self) -> str:
+        """Which file of a model it takes."""
+        return "cpu" if self is Provider.CPU else "cuda"
+
+
+_ORT_NAMES = {Provider.CUDA: cuda.ORT_NAME, Provider.TENSORRT: "TensorrtExecutionProvider"}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a session is to work on a GPU: for frames of one size (width, height; padded), on one stream."""
+
+    size: tuple[int, int]
+    stream: int
+    cuda_graphs: bool = True  # record the work and launch it as one
+    nhwc: bool = False  # convolutions in NHWC
 
 
 def usable_cores() -> int:
@@ -49,40 +65,55 @@ def default_threads() -> int:
 
 
 def providers_to_try(asked: str) -> tuple[Provider, ...]:
-    """What "auto", "cuda" and "cpu" mean, in order; raises ConfigError for anything else."""
+    """What "auto" and the others mean, in order; raises ConfigError for anything else."""
     if asked == "auto":
         return (Provider.CUDA, Provider.CPU)
     if asked not in tuple(Provider):
-        raise ConfigError(f'provider "{asked}" is not known', "use auto, cuda or cpu")
+        raise ConfigError(f'provider "{asked}" is not known', f"use auto, {', '.join(Provider)}")
     return (Provider(asked),)
 
 
-def open_session(model: Model, provider: Provider, threads: int) -> tuple[ort.InferenceSession, Manifest]:
+def open_session(
+    model: Model, provider: Provider, threads: int, plan: Plan | None = None
+) -> tuple[ort.InferenceSession, Manifest]:
     """A session of `model` that runs on `provider`, and the provider's manifest with all its names.
 
-    On the CPU it has `threads` threads, or one where frames go to it `in_tiles`.
+    On the CPU it has `threads` threads, or one where frames go to it `in_tiles`. A GPU wants a `plan`.
 
     Raises ModelError; ProviderUnavailable when ORT would have run it somewhere else.
     """
-    if provider is Provider.CUDA and (obstacle := _cuda_obstacle(model)):
-        raise ProviderUnavailable(f"CUDA is not available: {obstacle}", CUDA_HINT)
-    manifest = model.for_provider(provider)
-    session = _create(model, manifest, provider, threads)
-    if provider is Provider.CUDA and session.get_providers()[0] != "CUDAExecutionProvider":
-        cause = preload_cuda() or "its libraries did not load or the GPU is not supported"
-        raise ProviderUnavailable(f"CUDA did not start: {cause}", CUDA_HINT)
-    return session, complete(manifest, _ports(session.get_inputs()), _ports(session.get_outputs()))
+    if plan is None:
+        manifest = model.for_provider(provider.variant)
+        session = _create(model, manifest, provider, threads)
+        return session, complete(manifest, _ports(session.get_inputs()), _ports(session.get_outputs()))
+    manifest = described(model, provider)
+    session = _create(model, manifest, provider, 1, plan)
+    if session.get_providers()[0] != _ORT_NAMES[provider]:
+        raise ProviderUnavailable(
+            f"{provider.label} did not start: ONNX Runtime does not say why",
+            cuda.hint(cuda.facts().built_cuda),
+        )
+    return session, manifest
 
 
-def _cuda_obstacle(model: Model) -> str | None:
-    """Why CUDA cannot be tried for this model, None when it can."""
-    if not nvidia_driver():
-        return "no NVIDIA driver with a GPU answers"
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        return "this build of ONNX Runtime has no CUDA"
-    if (precision := model.for_provider(Provider.CUDA).precision) in ("uint8", "int8"):
-        return f'model "{model.name}" has no graph for CUDA, and its {precision} graph runs on the CPU only'
-    return None
+def described(model: Model, provider: Provider) -> Manifest:
+    """The manifest of `model` for a GPU, with all its names.
+
+    Raises ProviderUnavailable when the model cannot run on it, and why; ModelError.
+    """
+    obstacle = cuda.obstacle(cuda.facts())
+    if obstacle is None and provider is Provider.TENSORRT:
+        obstacle = cuda.tensorrt_obstacle()
+    if obstacle is not None:
+        raise ProviderUnavailable(f"{provider.label} is not available: {obstacle[0]}", obstacle[1])
+    manifest = model.for_provider(provider.variant)
+    if manifest.precision in ("uint8", "int8"):
+        raise ProviderUnavailable(
+            f'{provider.label} is not available: model "{model.name}" has no graph for a GPU, '
+            f"and its {manifest.precision} graph runs on the CPU only",
+            "export the model with --precision uint8 float16, or use --provider cpu",
+        )
+    return complete(manifest, *graph_ports(model.read(manifest), f'model "{model.name}" ({manifest.file})'))
 
 
 def in_tiles(manifest: Manifest, provider: Provider, threads: int) -> bool:
@@ -90,19 +121,91 @@ def in_tiles(manifest: Manifest, provider: Provider, threads: int) -> bool:
     return provider is Provider.CPU and threads > 1 and manifest.halo is not None
 
 
-def _create(model: Model, manifest: Manifest, provider: Provider, threads: int) -> ort.InferenceSession:
+def _create(
+    model: Model, manifest: Manifest, provider: Provider, threads: int, plan: Plan | None = None
+) -> ort.InferenceSession:
     graph = model.read(manifest)
     providers: list[Any] = ["CPUExecutionProvider"]
-    if provider is Provider.CUDA:
-        if problem := preload_cuda():
-            log.debug("cuda libraries: %s", problem)
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": 0}))
     options = _options(threads)
     if in_tiles(manifest, provider, threads):
         options.intra_op_num_threads = 1
-    with explained(f'model "{model.name}" ({manifest.file}) cannot be loaded'):
+    what = f'model "{model.name}" ({manifest.file}) cannot be loaded'
+    if plan is not None:
+        providers = [*gpu_providers(provider, plan, manifest), *providers]
+        for name, side in fixed_sides(manifest, graph_ports(graph, what), plan.size).items():
+            options.add_free_dimension_override_by_name(name, side)
+    with explained(what):
         # without enable_fallback=0 ORT prints to stdout and makes another session when a provider fails
         return ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
+
+
+def gpu_providers(
+    provider: Provider, plan: Plan, manifest: Manifest
+) -> list[tuple[str, dict[str, str | int]]]:
+    """ONNX Runtime's names and options for `provider`, the preferred one first."""
+    shared: dict[str, str | int] = {"device_id": 0, "user_compute_stream": str(plan.stream)}
+    names: list[tuple[str, dict[str, str | int]]] = []
+    if provider is Provider.TENSORRT:
+        cache = str(_engine_cache(manifest, plan.size))
+        names = [
+            (
+                _ORT_NAMES[provider],
+                shared
+                | {
+                    "trt_fp16_enable": int(manifest.precision == "float16"),
+                    "trt_engine_cache_enable": 1,  # building an engine takes a minute
+                    "trt_engine_cache_path": cache,
+                    "trt_timing_cache_enable": 1,
+                    "trt_timing_cache_path": cache,
+                },
+            )
+        ]
+    graphs = plan.cuda_graphs and provider is Provider.CUDA  # a TensorRT engine is one launch already
+    names.append(
+        (
+            cuda.ORT_NAME,
+            shared
+            | {
+                "enable_cuda_graph": int(graphs),
+                "arena_extend_strategy": "kSameAsRequested",  # the GPU is shared with the meeting
+                "cudnn_conv_algo_search": "EXHAUSTIVE",  # once, when the session is made: sizes are fixed
+                "prefer_nhwc": int(plan.nhwc),
+            },
+        )
+    )
+    return names
+
+
+def fixed_sides(
+    manifest: Manifest, ports: tuple[list[Port], list[Port]], size: tuple[int, int]
+) -> dict[str, int]:
+    """A number for each side that the graph leaves open, by its name there."""
+    shapes = {t.name: t.shape for t in (*manifest.inputs, *manifest.outputs)}
+    shapes |= {name: state.shape for state in manifest.state for name in (state.input, state.output)}
+    return {
+        side: number
+        for port in (*ports[0], *ports[1])
+        if port.name in shapes
+        for side, number in zip(port.shape, resolve_shape(shapes[port.name], *size), strict=True)
+        if isinstance(side, str)
+    }
+
+
+def _engine_cache(manifest: Manifest, size: tuple[int, int]) -> Path:
+    """A folder for TensorRT's engine of this very file: an engine is only good for what it was built of."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local")
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    what = f"{manifest.sha256[:16]}-{size[0]}x{size[1]}-onnxruntime-{ort.__version__}"
+    folder = base / "sharpcam" / "tensorrt" / what
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ProviderUnavailable(
+            f"cannot keep TensorRT's engine in {folder}: {error.strerror}", "use --provider cuda"
+        ) from error
+    return folder
 
 
 def _options(threads: int) -> ort.SessionOptions:
@@ -152,27 +255,3 @@ def explained(what: str) -> Iterator[None]:
         raise ModelError(
             f"{what}: {text[:300]}", "the graph does not run here; `sharpcam models` lists others"
         ) from error
-
-
-@cache
-def nvidia_driver() -> bool:
-    """Whether an NVIDIA driver is installed and has at least one GPU."""
-    try:
-        name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-        driver = ctypes.CDLL(name)
-        count = ctypes.c_int(0)
-        return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
-    except (OSError, AttributeError):
-        return False
-
-
-@cache
-def preload_cuda() -> str:
-    """Loads CUDA and cuDNN from pip's packages where they are; gives what went wrong, empty when nothing."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(said):  # it prints what it could not load
-            ort.preload_dlls()
-    except Exception as error:
-        return str(error)
-    return next((line.strip() for line in said.getvalue().splitlines() if line.startswith("Failed")), "")

@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sharpcam import devices, v4l2
+from sharpcam import cuda, devices, v4l2
 from sharpcam.devices import VideoDevice
 from sharpcam.errors import SharpCamError
 from sharpcam.holding import Holder, holders, writer
@@ -65,14 +65,6 @@ class App:
 
 
 @dataclass(frozen=True)
-class Gpu:
-    driver: bool = False  # an NVIDIA driver answers and has a GPU
-    driver_version: str | None = None
-    provider: bool = False  # this build of ONNX Runtime has CUDA
-    problem: str = ""  # of its libraries
-
-
-@dataclass(frozen=True)
 class Obs:
     """OBS's virtual camera on Windows and macOS. None: not found out."""
 
@@ -95,7 +87,7 @@ class System:
     virtual: tuple[Node, ...] = ()
     pipewire: bool | None = None
     apps: tuple[App, ...] = ()
-    gpu: Gpu = Gpu()
+    gpu: cuda.Facts = field(default_factory=cuda.Facts)
     models: tuple[str, ...] = ()
     model_errors: tuple[SharpCamError, ...] = ()
     pyvirtualcam: str = ""  # why it does not load
@@ -119,7 +111,7 @@ def look() -> System:
         virtual=tuple(_node(d) for d in devices.virtual_cameras()) if linux else (),
         pipewire=_pipewire() if linux else None,
         apps=(*_flatpaks(), *_snaps()) if linux else (),
-        gpu=_gpu(),
+        gpu=cuda.facts(),
         models=usable,
         model_errors=errors,
         pyvirtualcam=_pyvirtualcam(),
@@ -223,17 +215,6 @@ def _snaps() -> list[App]:
         lines = [line.split() for line in (told or "").splitlines() if line.startswith("camera ")]
         found.append(App(name, "snap", lines[0][2] != "-" if lines and len(lines[0]) > 2 else None))
     return found
-
-
-def _gpu() -> Gpu:
-    from sharpcam.runtime import nvidia_driver, preload_cuda
-
-    driver = nvidia_driver()
-    told = re.search(r"(\d+\.\d+[.\d]*)", _read(Path("/proc/driver/nvidia/version")) or "")
-    import onnxruntime as ort
-
-    provider = "CUDAExecutionProvider" in ort.get_available_providers()
-    return Gpu(driver, told[1] if told else None, provider, preload_cuda() if driver and provider else "")
 
 
 def _models() -> tuple[tuple[str, ...], tuple[SharpCamError, ...]]:

@@ -74,6 +74,8 @@ class Tiles:
     which takes a tile itself.
     """
 
+    warm_up = 2  # see `sharpcam.binding.Bound`
+
     def __init__(
         self, session: ort.InferenceSession, manifest: Manifest, columns: list[Span], rows: list[Span]
     ) -> None:

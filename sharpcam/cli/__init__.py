@@ -40,6 +40,7 @@ app.add_typer(service_app, name="service")
 class ProviderChoice(StrEnum):
     AUTO = "auto"
     CUDA = "cuda"
+    TENSORRT = "tensorrt"
     CPU = "cpu"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_gpu import FACTS
 from typer.testing import CliRunner
 
 import sharpcam.cli.doctor
@@ -18,7 +19,7 @@ from sharpcam.devices import MODPROBE, VideoDevice
 from sharpcam.doctor import AT_BOOT, Check, Status, examine, healthy
 from sharpcam.errors import ModelError
 from sharpcam.holding import Holder
-from sharpcam.system import App, Gpu, Module, Node, Obs, System, look
+from sharpcam.system import App, Module, Node, Obs, System, look
 from sharpcam.v4l2 import Caps
 
 CAMERA = VideoDevice("/dev/video0", "HD Webcam", "uvcvideo", caps=Caps.CAPTURE)
@@ -178,15 +179,17 @@ def test_models_that_were_changed() -> None:
 
 def test_a_gpu_that_cannot_be_used_says_why() -> None:
     assert found(FINE, "GPU").status is Status.NOTE
-    works = Gpu(driver=True, driver_version="580.1", provider=True)
-    assert found(replace(FINE, gpu=works), "GPU").status is Status.OK
-    lacking = found(replace(FINE, gpu=replace(works, problem="libcudnn.so.9")), "GPU")
+    works = found(replace(FINE, gpu=FACTS), "GPU")
+    assert (works.status, works.fix) == (Status.OK, "")
+    assert works.detail.startswith("Fake 4090, NVIDIA driver 580.65")
+    lacking = found(replace(FINE, gpu=replace(FACTS, missing=("libcudnn.so.9",))), "GPU")
     assert lacking.status is Status.WARNING
+    assert "580.65, but libraries" in lacking.detail
     assert "libcudnn.so.9" in lacking.detail
-    assert "580.1" in lacking.detail
-    cpu_only = replace(FINE, gpu=replace(works, provider=False))
-    assert "no CUDA" in found(cpu_only, "GPU").detail
-    assert healthy(examine(cpu_only)), "the CPU does it, too"
+    assert "onnxruntime-gpu[cuda,cudnn]" in lacking.fix
+    old = replace(FINE, gpu=replace(FACTS, driver="", driver_cuda=(12, 4)))
+    assert "Fake 4090, but the NVIDIA driver runs CUDA up to 12.4" in found(old, "GPU").detail
+    assert healthy(examine(old)), "the CPU does it, too"
 
 
 def test_programs_in_sandboxes() -> None:

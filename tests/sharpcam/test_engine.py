@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_gpu import FACTS, FakeDriver
 from numpy.typing import NDArray
 from tiny_models import (
     DELAY_STATE,
@@ -20,7 +21,7 @@ from tiny_models import (
 )
 
 import sharpcam.runtime
-from sharpcam import engine as engine_module
+from sharpcam import cuda
 from sharpcam.binding import HostBinding
 from sharpcam.engine import Engine
 from sharpcam.errors import ConfigError, FormatMismatch, ModelError, ProviderUnavailable
@@ -489,18 +490,22 @@ def test_unknown_provider(yuv_model: Path) -> None:
         load(yuv_model, provider="tpu")
 
 
-def test_cuda_asked_without_a_driver(yuv_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharpcam.runtime, "nvidia_driver", lambda: False)
-    with pytest.raises(ProviderUnavailable, match="driver") as caught:
-        load(yuv_model, provider="cuda")
+@pytest.mark.parametrize(("provider", "label"), [("cuda", "CUDA"), ("tensorrt", "TensorRT")])
+def test_a_gpu_asked_for_without_a_driver(
+    yuv_model: Path, monkeypatch: pytest.MonkeyPatch, provider: str, label: str
+) -> None:
+    monkeypatch.setattr(cuda, "facts", lambda: cuda.Facts(built_cuda=(13, 0)))
+    with pytest.raises(ProviderUnavailable, match=f"{label} is not available: no NVIDIA driver") as caught:
+        load(yuv_model, provider=provider)
     assert "onnxruntime-gpu[cuda,cudnn]" in caught.value.hint
+    assert "--provider cpu" in caught.value.hint
 
 
 def test_auto_without_a_driver_is_quiet(
     yuv_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for module in (sharpcam.runtime, engine_module):
-        monkeypatch.setattr(module, "nvidia_driver", lambda: False)
+    monkeypatch.setattr(cuda, "driver", lambda: None)
+    monkeypatch.setattr(cuda, "facts", lambda: cuda.Facts())
     with caplog.at_level(logging.INFO):
         assert load(yuv_model, provider="auto").provider == "cpu"
     assert not caplog.records
@@ -512,14 +517,17 @@ def test_auto_falls_back_with_one_line_when_cuda_does_not_start(
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """A driver answers but ORT's CUDA libraries do not load: the real ORT falls back in silence here."""
+    """A driver answers and nothing is known to be missing, but ORT's CUDA does not load: the real ORT falls back
+    in silence here."""
     if "CUDAExecutionProvider" not in sharpcam.runtime.ort.get_available_providers():
         pytest.skip("this build of ONNX Runtime has no CUDA")
-    if sharpcam.runtime.nvidia_driver():
+    if cuda.driver() is not None:
         pytest.skip("CUDA may really run here")
     model = write_yuv_model(tmp_path / "float", precision="float32")
-    for module in (sharpcam.runtime, engine_module):
-        monkeypatch.setattr(module, "nvidia_driver", lambda: True)
+    driver = FakeDriver()
+    monkeypatch.setattr(cuda, "driver", lambda: driver)
+    monkeypatch.setattr(cuda, "facts", lambda: FACTS)
+    monkeypatch.setattr(cuda, "device", lambda: cuda.Device(driver))
     with pytest.raises(ProviderUnavailable, match="CUDA did not start"):
         load(model, provider="cuda")
     with caplog.at_level(logging.INFO):
@@ -528,12 +536,6 @@ def test_auto_falls_back_with_one_line_when_cuda_does_not_start(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "\n" not in caplog.text.strip()
     assert capfd.readouterr() == ("", "")
-
-
-def test_integer_graph_is_not_put_on_cuda(yuv_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharpcam.runtime, "nvidia_driver", lambda: True)
-    with pytest.raises(ProviderUnavailable, match="runs on the CPU only"):
-        load(yuv_model, provider="cuda")
 
 
 def test_strength_may_be_set_while_frames_pass(yuv_model: Path, picture: Picture) -> None:

@@ -33,7 +33,7 @@ from sharpcam.frame import Frame
 from sharpcam.geometry import to_video_frame
 from sharpcam.manifest import Layout, resolve_shape
 from sharpcam.models import Model, find_models
-from sharpcam.runtime import _options as session_options
+from sharpcam.runtime import session_options
 
 QUANTISED = ("uint8", "int8")
 UNSHARP = (1.5, 1.0)  # sigma and amount of the unsharp masks

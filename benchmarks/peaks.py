@@ -16,7 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from sharpcam.runtime import _options as session_options
+from sharpcam.runtime import session_options
 
 SIDE = 1024
 MAP = (180, 320)

@@ -52,6 +52,8 @@ def caption(axes: Any, found: Found, more: str = "") -> None:
 
 def speed_bars(found: Found, cell: str, path: Path) -> Path:
     """All contenders of a cell, as bars on a logarithmic axis, fastest first."""
+    from matplotlib.patches import Patch
+
     rows = found["cells"][cell]["rows"]
     about = found["contenders"]
     names = sorted(rows, key=lambda n: -float(rows[n]["ms"]["p50"]))
@@ -78,7 +80,7 @@ def speed_bars(found: Found, cell: str, path: Path) -> Path:
     axes.set_xlabel("ms a frame, I420 in and out")
     axes.set_title(cell, loc="left")
     shown = [g for g in groups if any(about[n]["group"] == g for n in names)]
-    marks = [axes.barh(0, 0, color=colors[g]) for g in shown]
+    marks = [Patch(color=colors[group]) for group in shown]
     figure.legend(marks, shown, loc="outside lower center", ncols=3, frameon=False)
     scaled = ", * scaled from smaller pictures" if any(rows[n]["scaled"] for n in names) else ""
     caption(axes, found, scaled)

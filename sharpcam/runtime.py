@@ -126,7 +126,7 @@ def _create(
 ) -> ort.InferenceSession:
     graph = model.read(manifest)
     providers: list[Any] = ["CPUExecutionProvider"]
-    options = _options(threads)
+    options = session_options(threads)
     if in_tiles(manifest, provider, threads):
         options.intra_op_num_threads = 1
     what = f'model "{model.name}" ({manifest.file}) cannot be loaded'
@@ -208,7 +208,8 @@ def _engine_cache(manifest: Manifest, size: tuple[int, int]) -> Path:
     return folder
 
 
-def _options(threads: int) -> ort.SessionOptions:
+def session_options(threads: int) -> ort.SessionOptions:
+    """How the product runs a graph on the CPU. Raises ConfigError when `threads` is out of range."""
     if not 1 <= threads <= 256:
         raise ConfigError(
             f"{threads} threads is out of range (1 to 256)", "leave --threads out for a good choice"
@@ -231,7 +232,7 @@ def _options(threads: int) -> ort.SessionOptions:
 
 def graph_ports(graph: bytes, what: str) -> tuple[list[Port], list[Port]]:
     """Inputs and outputs of a graph as it declares them; raises ModelError when it is not a graph."""
-    options = _options(1)
+    options = session_options(1)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     with explained(f"{what} cannot be loaded"):
         session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

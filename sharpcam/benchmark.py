@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sharpcam import __version__
+from sharpcam import __version__, cuda
 from sharpcam.engine import Engine
 from sharpcam.frame import Frame
 from sharpcam.models import Model
@@ -100,7 +100,9 @@ def measure(
     """Two results: `mode` "unpaced" (throughput) and "paced" at 30 fps (latency, drops), warmed up.
 
     `cpu_ms_per_frame` is the whole process; `stages_cpu_ms` are the pipeline's threads, `overhead_cpu_ms`
-    their sum without inference. `gops` is what was reached: two operations a MAC, at the median inference.
+    their sum without inference. Of `stages_ms`, "upload", "inference" and "download" tell the copies to and from
+    a GPU and its work apart, and "sharpen" is all of it. `gops` is what was reached: two operations a MAC, at the
+    median inference.
     """
     size = ready[0].size
     engine = Engine.load(model, size, provider, threads)
@@ -117,7 +119,8 @@ def _run(engine: Engine, ready: list[Frame], frames: int, paced: bool) -> dict[s
     engine.reset()
     source = MemorySource(ready, PACED_FPS, live=paced)
     telemetry = Telemetry()
-    Pipeline(source, engine, Nowhere(source.size, source.fps), telemetry=telemetry, frames=frames).run()
+    sink = Nowhere(source.size, source.fps)
+    Pipeline(source, engine, sink, telemetry=telemetry, frames=frames, allocate=engine.allocate).run()
     numbers = telemetry.report()
     stages_cpu = numbers["stages_cpu_ms"]
     inference = telemetry.stages["inference"]
@@ -142,6 +145,7 @@ def _run(engine: Engine, ready: list[Frame], frames: int, paced: bool) -> dict[s
         "macs_per_pixel": macs,
         "gops": round(2 * macs * pixels / seconds / 1e9, 1) if macs and seconds else None,
         "bypassed": numbers["bypassed"],
+        "fallbacks": numbers["fallbacks"],
     }
 
 
@@ -155,8 +159,16 @@ def machine() -> dict[str, Any]:
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         "sharpcam": __version__,
+        "gpu": _gpu(),
         **{name: _version(*packages) for name, packages in _PACKAGES.items()},
     }
+
+
+def _gpu() -> str:
+    """The GPU and its driver, empty when there is none."""
+    facts = cuda.facts()
+    driver = f", driver {facts.driver}" if facts.driver else ""
+    return f"{facts.gpu}{driver}, CUDA {facts.driver_cuda[0]}.{facts.driver_cuda[1]}" if facts.gpu else ""
 
 
 _PACKAGES = {

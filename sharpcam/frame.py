@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 from sharpcam.errors import FormatMismatch
 
 MAX_SIDE = 7680
+
+
+Allocate = Callable[[tuple[int, int], type[np.uint8]], NDArray[np.uint8]]  # as numpy.empty
 
 
 class ColorRange(StrEnum):
@@ -46,9 +50,11 @@ class Frame:
 
     __slots__ = ("_pool", "buffer", "captured_ns", "color", "sequence", "uv", "y")
 
-    def __init__(self, width: int, height: int, color: Color | None = None) -> None:
+    def __init__(
+        self, width: int, height: int, color: Color | None = None, *, allocate: Allocate = np.empty
+    ) -> None:
         check_size(width, height)
-        self.buffer: NDArray[np.uint8] = np.empty((height * 3 // 2, width), np.uint8)
+        self.buffer: NDArray[np.uint8] = allocate((height * 3 // 2, width), np.uint8)
         self.y: NDArray[np.uint8] = self.buffer[:height].reshape(1, 1, height, width)
         self.uv: NDArray[np.uint8] = self.buffer[height:].reshape(1, 2, height // 2, width // 2)
         self.color = color or Color()
@@ -118,13 +124,16 @@ class FramePool:
     """A few frames of one size, used again and again so that nothing is allocated per frame.
 
     `acquire` makes a new frame when all are in use, so a leak shows as `allocated` growing and never as a
-    deadlock. Thread-safe.
+    deadlock. `allocate` gives the memory. Thread-safe.
     """
 
-    def __init__(self, width: int, height: int, color: Color | None = None) -> None:
+    def __init__(
+        self, width: int, height: int, color: Color | None = None, *, allocate: Allocate = np.empty
+    ) -> None:
         check_size(width, height)
         self._size = (width, height)
         self._color = color
+        self._allocate = allocate
         self._free: deque[Frame] = deque()
         self._lock = threading.Lock()
         self.allocated = 0
@@ -134,7 +143,7 @@ class FramePool:
             if self._free:
                 return self._free.pop()
             self.allocated += 1
-        frame = Frame(*self._size, self._color)
+        frame = Frame(*self._size, self._color, allocate=self._allocate)
         frame._pool = weakref.ref(self)
         return frame
 

@@ -22,8 +22,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from sharpcam.errors import FormatMismatch, SharpCamError
-from sharpcam.frame import Frame, FramePool
+from sharpcam.frame import Allocate, Frame, FramePool
 from sharpcam.kept_source import KeptSource
 from sharpcam.mailbox import Mailbox, MailboxClosed
 from sharpcam.pace import Pace
@@ -41,7 +43,8 @@ _LOG_EVERY_S = 10.0  # for what may go wrong with every frame
 
 
 class Sharpener(Protocol):
-    """What the pipeline needs of an Engine."""
+    """What the pipeline needs of an Engine. Where there are `upload_ns`, `download_ns` and `fallbacks` (see
+    `sharpcam.engine`), they are told, too."""
 
     @property
     def run_ns(self) -> int: ...
@@ -64,7 +67,8 @@ class Pipeline:
     """One run from a source through an engine to a sink; it owns and closes source and sink.
 
     `frames` and `duration` (seconds) end it after so much. `reopen` opens the source again after DeviceLost;
-    without it a lost source ends the run. `placeholder` is what a live sink shows before the first frame.
+    without it a lost source ends the run. `placeholder` is what a live sink shows before the first frame,
+    `allocate` gives the frames' memory.
 
     Raises FormatMismatch when source and sink have different sizes.
     """
@@ -80,6 +84,7 @@ class Pipeline:
         duration: float | None = None,
         reopen: Callable[[], Source] | None = None,
         placeholder: Frame | None = None,
+        allocate: Allocate = np.empty,
     ) -> None:
         if source.size != sink.size:
             (w, h), (sw, sh) = source.size, sink.size
@@ -92,7 +97,7 @@ class Pipeline:
         # is shown every frame as it came and as it goes out, on the sharpening thread, and may keep neither
         self.watcher: Callable[[Frame, Frame], None] | None = None
         self.exit = ""  # why it ended: "frames", "duration", "end", "failed", or the reason given to `stop`
-        self.pool = FramePool(*source.size, source.color)
+        self.pool = FramePool(*source.size, source.color, allocate=allocate)
         self._frames, self._duration = frames, duration
         self._placeholder = placeholder or text_frame(*source.size, color=source.color)
         self._away = Still(text_frame(*source.size, "Camera is away", source.color), sink.fps)
@@ -107,6 +112,7 @@ class Pipeline:
         self._error: BaseException | None = None
         self._lock = threading.Lock()
         self._bypass_logged = -_LOG_EVERY_S
+        self._fallbacks = 0  # of the engine, counted
         self._threads = [
             threading.Thread(
                 target=self._guarded, args=(work,), name=f"sharpcam-{work.__name__[1:]}", daemon=True
@@ -291,7 +297,7 @@ class Pipeline:
             self._show(frame, frame)
             return frame
         self.telemetry.record("sharpen", time.perf_counter_ns() - start)
-        self.telemetry.record("inference", self.engine.run_ns)
+        self._record_engine()
         self._show(frame, out)
         frame.release()
         return out
@@ -299,6 +305,16 @@ class Pipeline:
     def _show(self, before: Frame, after: Frame) -> None:
         if (watcher := self.watcher) is not None:
             watcher(before, after)
+
+    def _record_engine(self) -> None:
+        telemetry, engine = self.telemetry, self.engine
+        telemetry.record("inference", engine.run_ns)
+        for stage in ("upload", "download"):
+            if (ns := getattr(engine, f"{stage}_ns", None)) is not None:
+                telemetry.record(stage, ns)
+        if new := getattr(engine, "fallbacks", 0) - self._fallbacks:
+            self._fallbacks += new
+            telemetry.count("fallbacks", new)
 
     # Deliver
 

@@ -27,12 +27,15 @@ COUNTERS = (
     "placeholders",  # times that a placeholder was sent because there was no frame to show
     "bypassed",  # frames delivered as they came because the model failed; part of frames_out
     "reconnects",  # times that a lost source was opened again
+    "fallbacks",  # times that a GPU was lost and the CPU took over
 )
 STAGES = (
     "capture",  # from the moment of capture until the frame is here: decoding, conversion
     "wait",  # until the model has time for it
-    "sharpen",  # the engine, inference included
+    "sharpen",  # the engine: the next three, and what lies between them
+    "upload",  # the frame to where the model reads: bound on the CPU, copied to a GPU
     "inference",  # inside ONNX Runtime
+    "download",  # what the model has written back to the frame
     "queue",  # until the sink has time for it
     "send",  # handing over to the sink
 )

@@ -15,6 +15,7 @@ from sharpcam.benchmark import PACED_FPS, machine, measure, pictures
 from sharpcam.cli.run import check_writable, write_json
 from sharpcam.errors import ModelError
 from sharpcam.models import Model, find_model, find_models
+from sharpcam.runtime import Provider
 
 
 def run_bench(
@@ -63,6 +64,8 @@ def _print(found: dict[str, Any]) -> None:
     if not console.is_terminal:
         console = Console(width=120)
     console.print(f"{about['cpu']}, {about['cores']} cores ({' '.join(about['isa'][-6:])}); {about['os']}")
+    if about["gpu"]:
+        console.print(about["gpu"])
     console.print(
         f"ONNX Runtime {about['onnxruntime']}, Python {about['python']}, SharpCam {about['sharpcam']}\n"
     )
@@ -122,5 +125,6 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _names(result: dict[str, Any]) -> tuple[str, str, str]:
-    where = "CUDA" if result["provider"] == "cuda" else f"CPU, {result['threads']} thr."
+    provider = Provider(result["provider"])
+    where = f"CPU, {result['threads']} thr." if provider is Provider.CPU else provider.label
     return result["model"], "x".join(map(str, result["size"])), where

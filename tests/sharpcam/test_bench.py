@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 
 import pytest
+from fake_gpu import FakeGpu
+from tiny_models import write_yuv_model
 from typer.testing import CliRunner
 
 from sharpcam import benchmark
 from sharpcam.benchmark import MemorySource, machine, measure
 from sharpcam.cli import app
+from sharpcam.cli.bench import _names
 from sharpcam.errors import ModelError
 from sharpcam.frame import Frame
 from sharpcam.models import find_model
@@ -71,7 +75,11 @@ def test_measure(yuv_model: Path, ready: list[Frame]) -> None:
             <= result["inference_ms"]["p99"]
         )
         assert result["inference_ms"]["p50"] <= result["latency_ms"]["p50"]
-        assert {"capture", "wait", "sharpen", "inference", "queue", "send"} <= result["stages_ms"].keys()
+        stages = result["stages_ms"]
+        assert {"capture", "wait", "sharpen", "inference", "queue", "send"} <= stages.keys()
+        parts = [stages[name]["p50"] for name in ("upload", "inference", "download")]
+        assert min(parts) > 0
+        assert max(parts) <= stages["sharpen"]["p95"]
         assert set(result["stages_ms"]["send"]) >= {"p50", "p95"}
         assert 0 < result["overhead_cpu_ms"] < result["cpu_ms_per_frame"] * 2
         assert result["bypassed"] == 0
@@ -80,6 +88,20 @@ def test_measure(yuv_model: Path, ready: list[Frame]) -> None:
     assert unpaced["fps"] > paced["fps"]
     # two operations a MAC: 2 * 2.5 * 160 * 120 = 96,000 a frame
     assert unpaced["gops"] == pytest.approx(96_000 / unpaced["inference_ms"]["p50"] / 1e6, abs=0.06)
+
+
+def test_a_gpu_is_measured_under_the_same_names(gpu: FakeGpu, tmp_path: Path, ready: list[Frame]) -> None:
+    model = find_model(write_yuv_model(tmp_path / "tiny", precision="float32"))
+    here = measure(model, ready, provider="cpu", threads=1, frames=10)[0]
+    there = measure(model, ready, provider="cuda", frames=10)[0]
+    assert (there["provider"], there["fallbacks"]) == ("cuda", 0)
+    assert there.keys() == here.keys()
+    assert there["stages_ms"].keys() == here["stages_ms"].keys()
+    assert gpu.runs
+    gc.collect()
+    assert not gpu.driver.pinned  # the frames' memory, given back
+    assert machine()["gpu"] == "Fake 4090, driver 580.65, CUDA 13.0"
+    assert _names(there) == ("tiny", "160x120", "CUDA")
 
 
 def test_unknown_cost_is_no_number(tmp_path: Path, rgb_model: Path, ready: list[Frame]) -> None:
@@ -133,8 +155,6 @@ def test_table_and_json_file(yuv_model: Path, tmp_path: Path) -> None:
 
 
 def test_all_models(no_models: tuple[Path, Path]) -> None:
-    from tiny_models import write_yuv_model
-
     code, _, err = run(*SMALL, "--model", "all")
     assert code == 1
     assert "no model is installed" in err

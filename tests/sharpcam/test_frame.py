@@ -6,6 +6,7 @@ import weakref
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from sharpcam.errors import FormatMismatch
 from sharpcam.frame import Color, ColorMatrix, ColorRange, Frame, FramePool, check_size, show_left_half
@@ -79,6 +80,21 @@ def test_pool_uses_frames_again() -> None:
 def test_pool_frames_have_its_color() -> None:
     color = Color(matrix=ColorMatrix.BT709)
     assert FramePool(4, 4, color).acquire().color == color
+
+
+def test_pool_frames_lie_in_the_memory_that_is_given() -> None:
+    given: list[NDArray[np.uint8]] = []
+
+    def allocate(shape: tuple[int, int], dtype: type[np.uint8]) -> NDArray[np.uint8]:
+        given.append(np.zeros(shape, dtype))
+        return given[-1]
+
+    pool = FramePool(6, 4, allocate=allocate)
+    frames = pool.acquire(), pool.acquire()
+    assert [memory.shape for memory in given] == [(6, 6), (6, 6)]
+    frames[1].uv[:] = 5
+    assert (given[1][4:] == 5).all()
+    assert not given[0].any()
 
 
 def test_releasing_twice_is_a_mistake() -> None:

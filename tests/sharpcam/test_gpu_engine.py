@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_gpu import LOST, FakeGpu
+from fake_gpu import LOST, OUT_OF_MEMORY, FakeGpu
 from tiny_models import DELAY_STATE, delay_graph, rgb_graph, write_model, write_yuv_model, yuv_graph
 
 from sharpcam import cuda, runtime
@@ -182,6 +182,26 @@ def test_frames_from_another_thread(gpu: FakeGpu, model: Path, picture: Picture)
     thread.start()
     thread.join()
     assert np.array_equal(found[0].buffer, out_of(here, frame).buffer)
+
+
+def test_frames_memory_is_pinned(gpu: FakeGpu, model: Path) -> None:
+    engine = load(model)
+    frame = Frame(64, 48, allocate=engine.allocate)
+    assert list(gpu.driver.pinned) == [frame.buffer.ctypes.data]
+    del frame
+    assert not gpu.driver.pinned
+    load(model, "cpu").allocate((4, 4))
+    assert not gpu.driver.pinned
+
+
+def test_without_pinned_memory_any_other_will_do(gpu: FakeGpu, model: Path, picture: Picture) -> None:
+    engine, here = load(model), load(model, "cpu")
+    gpu.driver.failing["cuMemHostAlloc"] = OUT_OF_MEMORY
+    frame, out = (Frame(64, 48, allocate=engine.allocate) for _ in range(2))
+    np.copyto(frame.buffer, picture().buffer)
+    engine.process(frame, out)
+    assert np.array_equal(out.buffer, out_of(here, frame).buffer)
+    assert engine.provider == "cuda"
 
 
 # What is said

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import sharpcam.kept_source
 import sharpcam.pipeline
@@ -343,6 +344,42 @@ def test_latency_is_from_capture_to_delivery() -> None:
     assert set(report["stages_ms"]) == {"capture", "wait", "sharpen", "inference", "queue", "send"}
     assert report["stages_ms"]["capture"]["p50"] > 4_900
     assert {"capture", "sharpen", "deliver", "inference"} <= set(report["stages_cpu_ms"])
+
+
+class FakeGpuEngine(FakeEngine):
+    """Tells what its copies take, and loses its GPU with the third frame."""
+
+    upload_ns, download_ns, fallbacks = 2_000_000, 3_000_000, 0
+
+    def process(self, frame: Frame, out: Frame) -> None:
+        super().process(frame, out)
+        if frame.sequence == 2:
+            self.fallbacks = 1
+
+
+def test_copies_and_the_loss_of_a_gpu_are_told() -> None:
+    pipeline = Pipeline(FakeSource(*range(6), EOFError(), live=False), FakeGpuEngine(), FakeSink())
+    pipeline.run()
+    report = pipeline.telemetry.report()
+    assert report["stages_ms"]["upload"]["p50"] == pytest.approx(2, rel=0.02)
+    assert report["stages_ms"]["download"]["p99"] == pytest.approx(3, rel=0.02)
+    assert pipeline.telemetry.stages["upload"].count == 6
+    assert report["fallbacks"] == 1
+    assert report["frames_out"] == 6
+
+
+def test_frames_lie_where_the_engine_wants_them() -> None:
+    shapes: list[tuple[int, int]] = []
+
+    def allocate(shape: tuple[int, int], dtype: type[np.uint8]) -> NDArray[np.uint8]:
+        shapes.append(shape)
+        return np.empty(shape, dtype)
+
+    source = FakeSource(*range(3), EOFError(), live=False)
+    pipeline = Pipeline(source, FakeEngine(), FakeSink(), allocate=allocate)
+    pipeline.run()
+    width, height = pipeline.sink.size
+    assert shapes == [(height * 3 // 2, width)] * pipeline.pool.allocated
 
 
 # A live sink is never starved

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -76,10 +77,12 @@ def evaluate(
     found = Evaluation()
     kept = set(spread(pairs, samples))
     flickers: list[dict[str, float]] = []
+    motion = Motion()
     for scene in clips(pairs) if clip else ([pair] for pair in pairs):
         for subject in subjects.values():
             subject.restart()
         flicker = Flicker(scene) if clip else None
+        motion.restart()
         for pair in scene:
             soft, truth = read_pair(pair)
             shown = {"input": soft, **{kind: subject(soft) for kind, subject in subjects.items()}}
@@ -88,6 +91,7 @@ def evaluate(
             found.rows.append({"name": pair.name, "width": width, "height": height, **figures})
             if flicker:
                 flicker.add({**shown, "truth": truth})
+                motion.add(shown, truth)
             if pair in kept:
                 found.samples.append(sample(pair.name, shown, truth, figures))
             tick("measuring", len(found.rows), len(pairs))
@@ -99,6 +103,7 @@ def evaluate(
     if clip:
         found.report["clips"] = len(flickers)
         found.report["flicker"] = {k: float(np.mean([f[k] for f in flickers])) for k in flickers[0]}
+        found.report["moving"] = motion.report()
     shares = {k: float(np.mean([row[k]["overshoot"] for row in found.rows])) for k in ("input", *subjects)}
     found.report["overshoot"] = shares
     return found
@@ -163,6 +168,40 @@ class Flicker:
 
     def means(self) -> dict[str, float]:
         return {kind: float(np.mean(steps)) for kind, steps in self._changes.items()}
+
+
+class Motion:
+    """How near several versions of clips are to the truth where something moves, frame by frame."""
+
+    def __init__(self) -> None:
+        self._last: Picture | None = None
+        self._errors: dict[str, float] = {}
+        self._moving = self._pixels = 0
+
+    def restart(self) -> None:
+        """The next frame begins another clip."""
+        self._last = None
+
+    def add(self, shown: dict[str, Picture], truth: Picture) -> None:
+        """The next frame of each version."""
+        if self._last is not None:
+            where = metrics.moving_pixels(self._last, truth)
+            self._moving += int(where.sum())
+            self._pixels += where.size
+            for kind, picture in shown.items():
+                error = metrics.squared_error(picture, truth, where)
+                self._errors[kind] = self._errors.get(kind, 0.0) + error
+        self._last = truth
+
+    def report(self) -> dict[str, Any]:
+        """The share of pixels that move, and the PSNR of each version over all of them; None without any."""
+        share = self._moving / max(1, self._pixels)
+        psnr: dict[str, float | None] = dict.fromkeys(self._errors)
+        if self._moving:
+            floor = 255**2 / 10 ** (metrics.CEILING / 10)  # the mean squared error of CEILING
+            for kind, error in self._errors.items():
+                psnr[kind] = 10 * math.log10(255**2 / max(floor, error / (3 * self._moving)))
+        return {"share": share, "psnr": psnr}
 
 
 def spread(pairs: Sequence[Pair], count: int) -> list[Pair]:

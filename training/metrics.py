@@ -20,6 +20,7 @@ from sharpcam.quality import ssim as ssim
 
 CEILING = 60.0  # dB: what identical pictures, whose PSNR is infinite, count as in a mean
 CALM = 0.4  # share of a clip's pixels on which flicker is measured
+MOVED = 8  # grey levels, mean of the channels, that a pixel changes by where something moves
 
 
 def mae(output: Picture, truth: Picture) -> float:
@@ -58,6 +59,23 @@ def calm_pixels(truth: Iterable[Picture]) -> NDArray[np.bool_]:
 def change(before: Picture, after: Picture, where: NDArray[np.bool_]) -> float:
     """Mean absolute difference in grey levels, over the pixels `where`."""
     return float(cv2.absdiff(before, after)[where].mean())
+
+
+def moving_pixels(before: Picture, after: Picture, reach: int = 2) -> NDArray[np.bool_]:
+    """Where something moves between two true frames, (H, W): what has changed, and `reach` pixels around it.
+
+    There a network that remembers leaves ghosts of what was.
+    """
+    check_pair(before, after)
+    changed = cv2.absdiff(before, after).sum(axis=2, dtype=np.int64) >= 3 * MOVED
+    square = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    return np.asarray(cv2.dilate(changed.astype(np.uint8), square) > 0)
+
+
+def squared_error(output: Picture, truth: Picture, where: NDArray[np.bool_]) -> float:
+    """Sum of the squared differences in grey levels, over the pixels `where` and all channels."""
+    check_pair(output, truth)
+    return float(np.square(output[where].astype(np.float64) - truth[where]).sum())
 
 
 def overshoot(output: Picture, truth: Picture, edge: float = 16.0, reach: int = 4) -> float:

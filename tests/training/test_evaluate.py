@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import subprocess
@@ -235,6 +236,36 @@ def test_a_clip_carries_the_state_and_knows_its_flicker(
     # the tiny model answers to change: without its memory it does something else
     stills = run("--model", yuv_model, "--pairs", clip_dir)
     assert abs(stills["output"]["psnr"] - found["output"]["psnr"]) > 0.5
+
+
+def test_error_where_something_moves(clip_dir: Path, yuv_model: Path, run: Callable[..., Any]) -> None:
+    found = run("--model", yuv_model, "--pairs", clip_dir, "--clip")["moving"]
+    softs, truths = (in_folder(clip_dir / side) for side in ("blur", "sharp"))
+    moving = [metrics.moving_pixels(a, b) for a, b in itertools.pairwise(truths)]
+    errors = [
+        ((soft.astype(float) - truth) ** 2)[where]
+        for soft, truth, where in zip(softs[1:], truths[1:], moving, strict=True)
+    ]
+    assert found["psnr"]["input"] == pytest.approx(10 * np.log10(255**2 / np.concatenate(errors).mean()))
+    assert found["share"] == pytest.approx(np.mean(moving))
+    assert 0.2 < found["share"] < 0.6  # the left half
+    assert set(found["psnr"]) == {"input", "unsharp", "output"}
+
+
+def test_nothing_moves(tmp_path: Path, run: Callable[..., Any]) -> None:
+    for i in range(3):
+        write(tmp_path / "sharp" / f"{i}.png", scene(0))
+        write(tmp_path / "blur" / f"{i}.png", scene(0))
+    found = run("--model", "none", "--pairs", tmp_path, "--clip")["moving"]
+    assert found == {"share": 0, "psnr": {"input": None, "unsharp": None}}
+
+
+def test_from_one_scene_to_the_next_nothing_moves(tmp_path: Path, run: Callable[..., Any]) -> None:
+    for number in range(2):
+        for i in range(2):
+            for side in ("blur", "sharp"):
+                write(tmp_path / f"scene{number}" / side / f"{i}.png", scene(number))
+    assert run("--model", "none", "--pairs", tmp_path, "--clip")["moving"]["share"] == 0
 
 
 def test_every_scene_is_a_clip_of_its_own(

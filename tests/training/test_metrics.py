@@ -15,8 +15,10 @@ from training.metrics import (
     best_unsharp,
     flicker,
     mae,
+    moving_pixels,
     overshoot,
     psnr,
+    squared_error,
     ssim,
     unsharp,
 )
@@ -138,6 +140,25 @@ def test_flicker_is_measured_where_the_truth_is_calm() -> None:
     assert want > 4
     assert flicker(outputs, truth) == pytest.approx(want)
     assert flicker(list(outputs), list(truth)) == pytest.approx(want)
+
+
+def test_moving_is_what_changes_by_eight_levels_and_its_surroundings() -> None:
+    before = np.full((20, 24, 3), 100, np.uint8)
+    after = before.copy()
+    after[5, 6] = (108, 108, 108)
+    after[5, 20] = (100, 100, 124)  # the mean of the channels
+    after[15, 12] = (107, 108, 108)
+    expected = np.zeros((20, 24), bool)
+    expected[3:8, 4:9] = expected[3:8, 18:23] = True
+    assert (moving_pixels(before, after) == expected).all()
+    assert not moving_pixels(before, before).any()
+
+
+def test_squared_error_counts_only_where_it_is_asked() -> None:
+    output, truth = noise(1), noise(2)
+    where = noise(3)[..., 0] > 200
+    expected = ((output.astype(float) - truth) ** 2)[where].sum()
+    assert squared_error(output, truth, where) == pytest.approx(expected)
 
 
 def test_flicker_takes_the_calmest_two_fifths() -> None:

@@ -334,3 +334,32 @@ def from_i420(buffer: NDArray[np.uint8], full_range: bool = False) -> Image:
         y, u, v = (y - 16) * np.float32(255 / 219), u * np.float32(255 / 224), v * np.float32(255 / 224)
     rgb = np.stack([y + 1.402 * v, y - 0.344136 * u - 0.714136 * v, y + 1.772 * u], axis=-1)
     return np.clip(rgb / 255, 0, 1).astype(np.float32)
+
+
+def soft_lens(clip: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """I420 frames (T, H * 3 // 2, W) through one random lens, Gaussian or defocused, with hardly any noise.
+
+    It works on the planes as they are, so cheaply that a training step can do it: many lenses for one picture.
+    """
+    rows, width = clip.shape[1:]
+    height = rows * 2 // 3
+    if rng.random() < 0.5:
+        sigma = float(rng.uniform(0.4, 1.9))
+        kernels = gaussian_kernel(sigma), gaussian_kernel(sigma / 2)
+    else:
+        radius = float(rng.uniform(0.6, 2.4))
+        kernels = disk_kernel(radius), disk_kernel(radius / 2)
+    noise = float(rng.choice([0.0, 0.0, rng.uniform(0, 1.5)]))  # grey levels
+
+    def blurred(plane: NDArray[np.uint8], kernel: Kernel) -> NDArray[np.uint8]:
+        image = convolve(plane.astype(np.float32), kernel)
+        if noise:
+            image = image + np.float32(noise) * rng.standard_normal(plane.shape, dtype=np.float32)
+        return np.clip(np.round(image), 0, 255).astype(np.uint8)
+
+    out = np.empty_like(clip)
+    for frame, soft in zip(clip, out, strict=True):
+        soft[:height] = blurred(frame[:height], kernels[0])
+        chroma = frame[height:].reshape(2, height // 2, width // 2)
+        soft[height:] = np.stack([blurred(p, kernels[1]) for p in chroma]).reshape(-1, width)
+    return out

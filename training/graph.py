@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from training.networks.student import (
+    CHANGE,
     CORRECTION_STEP,
     DIFFERENCE_STEP,
     GATE_GRID,
     GATE_MAX,
     WEIGHT_LEVELS,
     Conv,
-    RepConv,
     Student,
 )
 
@@ -38,7 +38,7 @@ Weights = dict[str, tuple[Array, Array]]
 
 def folded_weights(student: Student) -> Weights:
     """Weight and bias of each convolution as it ships, in float32 numpy."""
-    convolutions = {n: m for n, m in student.named_modules() if isinstance(m, Conv | RepConv)}
+    convolutions = {n: m for n, m in student.named_modules() if isinstance(m, Conv)}
     folded = {n: m.folded() for n, m in convolutions.items()}
     return {n: (w.detach().numpy(), b.detach().numpy()) for n, (w, b) in folded.items()}
 
@@ -322,7 +322,7 @@ def assemble(graph: Graph, ops: FloatOps | QuantOps, student: Student) -> None:
     f = x
     if config.temporal:
         d = {p: ops.difference(ops.load(f"state_{p}"), x[p], f"difference_{p}") for p in PLANES}
-        e = ops.conv(ops.pack(d, GATE_GRID, "difference"), "gate_in", relu=True, scale=1 / 128)
+        e = ops.conv(ops.pack(d, GATE_GRID, "difference"), "gate_in", relu=True, scale=1 / CHANGE)
         e = ops.conv(e, "gate_mid", relu=True)
         gates = ops.unpack(ops.conv(e, "gate_out", relu=False, gate=True), GATE_GRID, "gate")
         corrections = {p: ops.correction(d[p], gates[p], f"correction_{p}") for p in PLANES}

@@ -72,6 +72,39 @@ def laplacian(output: Tensor, truth: Tensor, eps: float = 1e-3) -> Tensor:
     return _smooth(around - 4 * middle, eps).mean()
 
 
+# -- differences of planes -------------------------------------------------------------------------------
+#
+# A student puts out I420, and to make RGB of it costs as much as to train it: these terms take the differences
+# of planes, y (B, 1, H, W) and uv (B, 2, H/2, W/2) or clips (B, T, ...) of them, in limited-range BT.601 grey
+# levels, and mean nearly the same.
+
+Y_RANGE, UV_RANGE = 219.0, 224.0
+# R = y + 1.402 v, G = y - 0.344136 u - 0.714136 v, B = y + 1.772 u: sums over RGB of what u, v and their products add
+_U, _V, _UU, _VV, _UV = 1.427864, 0.687864, 3.258413, 2.475594, 0.491520
+
+
+def psnr_planes(y: Tensor, uv: Tensor, eps: float = (1 / 255) ** 2) -> Tensor:
+    """`psnr_loss` of the RGB pictures, chroma taken as blocks of 2 x 2."""
+    y, uv = y.float() / Y_RANGE, uv.float() / UV_RANGE
+    u, v = uv[:, :1], uv[:, 1:]
+    chroma = _UU * u.square() + _VV * v.square() + _UV * u * v + 2 * F.avg_pool2d(y, 2) * (_U * u + _V * v)
+    mse = y.square().flatten(1).mean(1) + chroma.flatten(1).mean(1) / 3
+    return mse.clamp_min(0).div(eps).log1p().mean()
+
+
+def charbonnier_planes(y: Tensor, uv: Tensor, eps: float = 1e-3) -> Tensor:
+    """`charbonnier` of luma plus half of that of chroma."""
+    return _smooth(y.float() / Y_RANGE, eps).mean() + _smooth(uv.float() / UV_RANGE, eps).mean() / 2
+
+
+def temporal_planes(y: Tensor, uv: Tensor) -> Tensor:
+    """`temporal` of luma plus half of that of chroma, of clips (B, T, ...)."""
+    if y.dim() != 5 or y.shape[1] < 2:
+        raise ValueError(f"clips (B, T, C, H, W) of 2 frames or more are wanted, not {tuple(y.shape)}")
+    y, uv = y.float() / Y_RANGE, uv.float() / UV_RANGE
+    return (y[:, 1:] - y[:, :-1]).abs().mean() + (uv[:, 1:] - uv[:, :-1]).abs().mean() / 2
+
+
 # -- structural similarity -------------------------------------------------------------------------------
 
 
@@ -249,6 +282,9 @@ def temporal(output: Tensor, truth: Tensor) -> Tensor:
 # -- recipes ---------------------------------------------------------------------------------------------
 
 
+PLANES = ("y", "uv")
+
+
 @dataclass(frozen=True)
 class Term:
     """One entry of a recipe's [loss]: a function, and which of WeightedLoss.forward's tensors it takes."""
@@ -270,6 +306,9 @@ LOSSES: dict[str, Term] = {
     "temporal": Term(temporal),
     "vgg16": Term(None, weights="vgg16"),
     "resnet18": Term(None, weights="resnet18"),
+    "psnr_planes": Term(psnr_planes, PLANES),
+    "charbonnier_planes": Term(charbonnier_planes, PLANES),
+    "temporal_planes": Term(temporal_planes, PLANES),
     "distill": Term(distillation, ("output", "teacher", "truth")),
     "l1_teacher": Term(l1, ("output", "teacher")),
     "mse_teacher": Term(mse, ("output", "teacher")),
@@ -328,17 +367,24 @@ class WeightedLoss(nn.Module):
     def needs_teacher(self) -> bool:
         return any("teacher" in LOSSES[name].takes for name in self.weights)
 
+    @property
+    def needs_rgb(self) -> bool:
+        return any(LOSSES[name].takes != PLANES for name in self.weights)
+
     def forward(
         self,
-        output: Tensor,
+        output: Tensor | None = None,
         truth: Tensor | None = None,
         teacher: Tensor | None = None,
         student_features: Sequence[Tensor] | None = None,
         teacher_features: Sequence[Tensor] | None = None,
+        y: Tensor | None = None,
+        uv: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The total, and each term's unweighted value, detached.
 
-        Pictures (B, C, H, W), or clips (B, T, C, H, W), whose frames all terms but "temporal" see one by one.
+        Pictures (B, C, H, W), or clips (B, T, C, H, W), whose frames all terms but temporal ones see one by one;
+        `y` and `uv` are differences of planes.
         Raises ValueError when a term's tensor is not given.
         """
         given = {
@@ -347,6 +393,8 @@ class WeightedLoss(nn.Module):
             "teacher": teacher,
             "student_features": student_features,
             "teacher_features": teacher_features,
+            "y": y,
+            "uv": uv,
         }
         values = {}
         for name in self.weights:
@@ -355,7 +403,7 @@ class WeightedLoss(nn.Module):
             if missing:
                 raise ValueError(f"loss {name!r} was not given: {', '.join(missing)}")
             arguments = [given[what] for what in term.takes]
-            if name != "temporal":
+            if not name.startswith("temporal"):
                 arguments = [
                     a.flatten(0, 1) if isinstance(a, Tensor) and a.dim() == 5 else a for a in arguments
                 ]

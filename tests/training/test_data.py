@@ -440,6 +440,24 @@ def test_a_small_pack_comes_round_in_all_eight_orientations(count: int) -> None:
         assert np.array_equal(sharp[i], orient(clips.packed[number, 1], number + again))
 
 
+def test_lenses_blur_the_truth_of_their_share(folder: Path, tmp_path: Path) -> None:
+    pack(scan(folder), SPEC, 6, tmp_path / "p.npy")
+    clips = Clips.open_packed(tmp_path / "p.npy")
+    soft, sharp = clips.batch(range(6))
+    clips.lenses = 1.0
+    lensed, truth = clips.batch(range(6))
+    assert np.array_equal(truth, sharp)
+    assert not np.array_equal(lensed, soft)
+    assert np.array_equal(lensed[2], clips.batch([2])[0][0])  # by number
+    assert not np.array_equal(lensed[2], clips.batch([10])[0][0])  # another lens next time round
+    clips.lenses = 0.5
+    half = clips.batch(range(40))[0]
+    clips.lenses = 0.0
+    assert (
+        8 < sum(not np.array_equal(a, b) for a, b in zip(half, clips.batch(range(40))[0], strict=True)) < 32
+    )
+
+
 def test_a_pack_that_fails_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no picture")
     library = Library(stills=[tmp_path / "bad.png"])

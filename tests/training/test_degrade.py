@@ -299,3 +299,47 @@ def test_random_cameras_are_by_seed_and_as_often_perfect_as_asked() -> None:
     assert {c.codec for c in rest} == {"", "libx264", "libvpx"}
     assert {bool(c.jpeg) for c in rest} == {True, False}
     assert all(c.jpeg == 0 or 50 <= c.jpeg <= 96 for c in rest)
+
+
+# -- a lens on the planes ------------------------------------------------------------------------------
+
+
+def test_a_soft_lens_takes_detail_and_no_light() -> None:
+    rng = np.random.default_rng(0)
+    clip = rng.integers(0, 256, (2, 96, 64), dtype=np.uint8)
+    clip[:, :, 32:] = 90  # a wall beside noise: planes of U and V, too
+    seen = [degrade.soft_lens(clip, np.random.default_rng(seed)) for seed in range(24)]
+    for out in seen:
+        assert out.shape == clip.shape
+        assert out.dtype == np.uint8
+        # inside, where kernels do not reach over the border
+        fine, soft = (np.abs(np.diff(c[:, 8:56, 8:24].astype(float), axis=2)).mean() for c in (clip, out))
+        assert soft < 0.8 * fine
+        assert abs(out[:, :64].mean() - clip[:, :64].mean()) < 2
+        assert np.abs(out[:, 8:56, 44:].astype(int) - 90).max() <= 10
+    walls = np.array([np.abs(out[:, 8:56, 44:].astype(int) - 90).max() for out in seen])
+    assert 6 < (walls == 0).sum() < 23  # most lenses are without noise, some are not
+    first, second = seen[0], degrade.soft_lens(clip, np.random.default_rng(0))
+    assert np.array_equal(first, second)
+
+
+def test_a_soft_lens_blurs_chroma_half_as_far() -> None:
+    """U and V have half of luma's pixels: a point spreads as far on the screen."""
+    clip = np.zeros((1, 96, 64), np.uint8)
+    clip[0, 32, 32] = 255
+    clip[0, 64:].reshape(2, 32, 32)[0, 16, 16] = 255
+    measured = 0
+    for seed in range(24):
+        out = degrade.soft_lens(clip, np.random.default_rng(seed)).astype(float)
+        y, u = out[0, :64], out[0, 64:].reshape(2, 32, 32)[0]
+        if min(y.max(), u.max()) < 25 or y[:8].max() > 0:  # too wide to measure in whole levels, or noisy
+            continue
+
+        def spread(plane: np.ndarray, centre: int) -> float:
+            at = np.arange(len(plane)) - centre
+            return float(np.sqrt((plane.sum(0) * at**2).sum() / plane.sum()))
+
+        if spread(y, 32) > 0.7:  # below, levels are too coarse
+            measured += 1
+            assert spread(u, 16) == pytest.approx(spread(y, 32) / 2, abs=0.25)
+    assert measured >= 3

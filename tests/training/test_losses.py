@@ -332,6 +332,60 @@ def test_taps_collect_in_order_and_let_go() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
+# --- planes --------------------------------------------------------------------------------------------------
+
+
+def plane_errors(seed: int, *lead: int) -> tuple[Tensor, Tensor]:
+    """Differences of some grey levels, y (..., 1, 16, 16) and uv (..., 2, 8, 8)."""
+    y, uv = pictures(seed, *lead, 1, 16, 16), pictures(seed + 1, *lead, 2, 8, 8)
+    return (y - 0.5) * 20, (uv - 0.5) * 20
+
+
+def blocks(uv: Tensor) -> Tensor:
+    return uv.repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+
+def test_psnr_of_planes_is_that_of_rgb() -> None:
+    """Against the product's own conversion, chroma in blocks, each picture by itself."""
+    y, uv = plane_errors(1, 3)
+    full = blocks(uv) / 224
+    u, v = full[:, :1], full[:, 1:]
+    rgb = torch.cat([y / 219 + 1.402 * v, y / 219 - 0.344136 * u - 0.714136 * v, y / 219 + 1.772 * u], 1)
+    wanted = losses.psnr_loss(rgb, torch.zeros_like(rgb))
+    assert losses.psnr_planes(y, uv).item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_charbonnier_of_planes_by_definition() -> None:
+    y, uv = plane_errors(2, 2)
+    wanted = smooth(array(y) / 219).mean() + smooth(array(uv) / 224).mean() / 2
+    assert losses.charbonnier_planes(y, uv).item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_temporal_of_planes_sees_change_alone() -> None:
+    y, uv = plane_errors(3, 2, 4)
+    dy, duv = np.diff(array(y), axis=1) / 219, np.diff(array(uv), axis=1) / 224
+    wanted = np.abs(dy).mean() + np.abs(duv).mean() / 2
+    assert losses.temporal_planes(y, uv).item() == pytest.approx(wanted, rel=1e-5)
+    still = y[:, :1].expand(-1, 4, -1, -1, -1), uv[:, :1].expand(-1, 4, -1, -1, -1)
+    assert losses.temporal_planes(*still).item() == 0
+    for alone in (y[:, :1], y[:, 0]):
+        with pytest.raises(ValueError, match="2 frames or more"):
+            losses.temporal_planes(alone, uv[:, :1])
+
+
+def test_terms_of_planes_need_no_rgb_and_take_clips_frame_by_frame() -> None:
+    y, uv = plane_errors(4, 2, 3)
+    loss = WeightedLoss({"psnr_planes": 1.0, "charbonnier_planes": 1.0, "temporal_planes": 1.0})
+    assert not loss.needs_rgb
+    assert WeightedLoss({"psnr_planes": 1.0, "l1": 1.0}).needs_rgb
+    total, parts = loss(y=y, uv=uv)
+    assert total.item() == pytest.approx(sum(p.item() for p in parts.values()), rel=1e-6)
+    frames = losses.psnr_planes(y.flatten(0, 1), uv.flatten(0, 1))
+    assert parts["psnr_planes"].item() == pytest.approx(frames.item())
+    with pytest.raises(ValueError, match="was not given: y, uv"):
+        loss(pictures(1), pictures(2))
+
+
 # --- what goes wrong ---------------------------------------------------------------------------------------
 
 PAIRS = [name for name, term in LOSSES.items() if term.compute and term.takes == ("output", "truth")]
@@ -403,7 +457,7 @@ def given(clip: bool = False) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [n for n, term in LOSSES.items() if term.takes != losses.PLANES])
 def test_every_term_reaches_every_weight_of_a_student(name: str, files: dict[str, Path]) -> None:
     loss = everything({name: 0.5}, files).train()
     model = student()

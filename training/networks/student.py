@@ -24,13 +24,14 @@ Planes are unshuffled (Shi et al., 2016) so that convolutions have the 32 channe
 fast: by 4 for the sharpener (16 of luma + 8 of chroma), by 8 for the gate, which needs no detail (64 + 32).
 What else was tried, and how it went, is in training/EXPERIMENTS.md.
 
-Numbers are grey levels: planes go in as 0..255 and come out so. 3 x 3 convolutions are trained with a
-parallel 1 x 1 and an identity branch and folded into one (RepVGG, Ding et al., CVPR 2021). ReLU is the only
-nonlinearity and nothing is normalised, so that each convolution is one QLinearConv.
+Numbers are grey levels: planes go in as 0..255 and come out so. The sharpener's first and last convolution are
+learned on whitened frequencies of a cell (see `frequencies`), the inner ones beside an identity; each ships
+as one convolution. ReLU is the only nonlinearity and nothing is normalised, so that it is one QLinearConv.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import torch
@@ -44,6 +45,8 @@ DIFFERENCE_STEP = 1.0
 # of 127: without VNNI, pairs of uint8 x int8 products are added in 16 bits, which 127 overflows
 WEIGHT_LEVELS = 63
 CORRECTION_STEP = 0.5
+CHANGE = 16.0  # grey levels: a difference that the gate sees as 1
+NOISE = 0.03  # smaller coefficients are noise, which whitening must not blow up
 
 
 def grid_channels(grid: int) -> int:
@@ -53,7 +56,7 @@ def grid_channels(grid: int) -> int:
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """`channels` (multiples of 32) and number of inner 3 x 3 convolutions of the sharpener, its `grid` in
+    """`channels` (multiples of 16) and number of inner 3 x 3 convolutions of the sharpener, its `grid` in
     pixels, channels of the gate; `temporal` False leaves the recursive half out."""
 
     channels: int = 32
@@ -116,44 +119,95 @@ class Conv(nn.Conv2d):
 
     levels = 0
 
-    def folded(self) -> tuple[Tensor, Tensor]:
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """Weight (outputs, inputs, k, k) and bias (outputs,) of the plain convolution that this one is."""
         assert self.bias is not None
-        return int8_weights(self.weight, self.levels), self.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.folded()
-        return F.conv2d(x, weight, bias, padding=self.weight.shape[2] // 2)
-
-
-class RepConv(nn.Module):
-    """A convolution that is trained as 3 x 3 + 1 x 1 (+ identity where widths agree), used as one 3 x 3."""
-
-    levels = 0
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.point = nn.Parameter(torch.zeros(outputs, inputs, 1, 1))
-        self.identity = inputs == outputs
-        nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
-        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
-        if self.identity:  # the identity carries the signal, the 3 x 3 starts as a small correction
-            with torch.no_grad():
-                self.conv.weight.mul_(0.3)
+        return self.weight, self.bias
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight (outputs, inputs, 3, 3) and bias (outputs,) of the one convolution."""
-        weight = self.conv.weight + F.pad(self.point, (1, 1, 1, 1))
-        if self.identity:
-            n = weight.shape[0]
-            eye = torch.eye(n, device=weight.device, dtype=weight.dtype).view(n, n, 1, 1)
-            weight = weight + F.pad(eye, (1, 1, 1, 1))
-        assert self.conv.bias is not None
-        return int8_weights(weight, self.levels), self.conv.bias
+        """The same as int8 keeps them."""
+        weight, bias = self.weights()
+        return int8_weights(weight, self.levels), bias
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.folded()
-        return F.conv2d(x, weight, bias, padding=1)
+        return F.conv2d(x, weight, bias, padding=self.kernel_size[0] // 2)
+
+
+class BodyConv(Conv):
+    """3 x 3 beside an identity, which carries the signal while the 3 x 3 starts as a small correction
+    (RepVGG; Ding et al., CVPR 2021)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3)
+        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+        nn.init.zeros_(self.bias)  # type: ignore[arg-type]
+        self.weight.data.mul_(0.3)
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        weight, bias = super().weights()
+        eye = torch.eye(len(weight), device=weight.device, dtype=weight.dtype)[..., None, None]
+        return weight + F.pad(eye, (1, 1, 1, 1)), bias
+
+
+class FromFrequencies(Conv):
+    """A 1 x 1 convolution of packed planes that is learned on their whitened frequencies (see `frequencies`)."""
+
+    def __init__(self, outputs: int, grid: int) -> None:
+        super().__init__(grid_channels(grid), outputs, 1)
+        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+        nn.init.zeros_(self.bias)  # type: ignore[arg-type]
+        basis, (natural, _) = frequencies(grid)
+        self.register_buffer("transform", basis / natural[:, None], persistent=False)
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        weight, bias = super().weights()
+        return torch.einsum("okyx,ki->oiyx", weight, self.transform), bias
+
+
+class ToFrequencies(Conv):
+    """A 1 x 1 convolution that gives packed planes, learned on their frequencies; starts as zero."""
+
+    def __init__(self, inputs: int, grid: int) -> None:
+        super().__init__(inputs, grid_channels(grid), 1)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)  # type: ignore[arg-type]
+        basis, (_, lost) = frequencies(grid)
+        self.register_buffer("transform", basis.T * lost[None], persistent=False)
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        weight, bias = super().weights()
+        return torch.einsum("ik,kcyx->icyx", self.transform, weight), self.transform @ bias  # type: ignore[operator]
+
+
+def frequencies(grid: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """The orthonormal DCT of a cell of packed planes (n, n), rows are coefficients, n = grid_channels(grid),
+    and two (n,): how large coefficients are in pictures, and in what a webcam loses of them.
+
+    Neighbouring pixels are nearly equal, so gradients of weights on pixels all but see brightness alone, and
+    sharpening lives in the rest. Trained on coefficients of equal size, and multiplied into one convolution
+    when it ships, the same network learns in 700 steps what took 10,000 (training/EXPERIMENTS.md). The sizes
+    are rounded from measured ones: pictures fall as frequency^-1.5, losses as 0.7^(u + v), of a range of 2.
+    """
+
+    def cell(side: int, planes: int, natural: tuple[float, float], lost: tuple[float, float]) -> list[Tensor]:
+        k = torch.arange(side, dtype=torch.float64)
+        dct = torch.cos(math.pi / side * (k[None] + 0.5) * k[:, None]) * math.sqrt(2 / side)
+        dct[0] /= math.sqrt(2)
+        u, v = torch.meshgrid(k, k, indexing="ij")
+        size = (natural[1] * u.hypot(v).clamp_min(1e-9) ** -1.5).clamp_min(NOISE)
+        size[0, 0] = natural[0]
+        loss = lost[0] * lost[1] ** (u + v)
+        each = torch.eye(planes, dtype=torch.float64)  # U and V alternate within a position of the cell
+        ones = torch.ones(planes, dtype=torch.float64)
+        basis = torch.kron(torch.kron(dct, dct).contiguous(), each)
+        return [basis, torch.kron(size.flatten(), ones), torch.kron(loss.flatten(), ones)]
+
+    luma = cell(grid, 1, (1.8, 0.2), (0.17, 0.7))
+    chroma = cell(grid // 2, 2, (0.25, 0.02), (0.027, 0.6))
+    natural, lost = (torch.cat([luma[i], chroma[i]]).float() for i in (1, 2))
+    basis: Tensor = torch.block_diag(luma[0], chroma[0])  # type: ignore[no-untyped-call]
+    return basis.float(), (natural, lost)
 
 
 def int8_weights(weight: Tensor, levels: int) -> Tensor:
@@ -184,22 +238,19 @@ class Student(nn.Module):
         c, g = self.config.channels, self.config.gate
         if self.config.temporal:
             self.gate_in = Conv(grid_channels(GATE_GRID), g, 1)
-            self.gate_mid = RepConv(g, g)
+            self.gate_mid = BodyConv(g)
             self.gate_out = Conv(g, grid_channels(GATE_GRID), 1)
             nn.init.zeros_(self.gate_out.weight)
             nn.init.constant_(self.gate_out.bias, 0.3)  # type: ignore[arg-type]
-        n = grid_channels(self.config.grid)
-        self.head = RepConv(n, c)
-        self.body = nn.ModuleList(RepConv(c, c) for _ in range(self.config.depth))
-        self.tail = Conv(c, n, 3, padding=1)
-        nn.init.zeros_(self.tail.weight)
-        nn.init.zeros_(self.tail.bias)  # type: ignore[arg-type]
+        self.head = FromFrequencies(c, self.config.grid)
+        self.body = nn.ModuleList(BodyConv(c) for _ in range(self.config.depth))
+        self.tail = ToFrequencies(c, self.config.grid)
 
     def fuse(self, x: Planes, state: Planes) -> Planes:
         """The recursive filter: planes and state -> correction g * d, planes of the same shapes."""
         low, high = -128 * DIFFERENCE_STEP, 127 * DIFFERENCE_STEP
         d = torch.clamp(state[0] - x[0], low, high), torch.clamp(state[1] - x[1], low, high)
-        e = F.relu(self.gate_in(pack(*d, GATE_GRID) / 128))
+        e = F.relu(self.gate_in(pack(*d, GATE_GRID) / CHANGE))
         e = F.relu(self.gate_mid(e))
         gates = unpack(torch.clamp(self.gate_out(e), 0, GATE_MAX), GATE_GRID)
         y, uv = (quantize(g * p, CORRECTION_STEP, -64, 63.5) for g, p in zip(gates, d, strict=True))
@@ -249,22 +300,21 @@ class Student(nn.Module):
     def quantize_weights(self, levels: int = WEIGHT_LEVELS) -> None:
         """From now on computes with the weights that the uint8 graph will have (0: with its own again)."""
         for module in self.modules():
-            if isinstance(module, Conv | RepConv):
+            if isinstance(module, Conv):
                 module.levels = levels
 
     def macs_per_pixel(self) -> float:
         """Multiply-accumulates per luma pixel."""
         c, g, grid = self.config.channels, self.config.gate, self.config.grid
         n = grid_channels(grid)
-        sharpener = (n * c * 9 + self.config.depth * c * c * 9 + c * n * 9) / grid**2
+        sharpener = (n * c + self.config.depth * c * c * 9 + c * n) / grid**2
         m = grid_channels(GATE_GRID)
         gate = (m * g + g * g * 9 + g * m) / GATE_GRID**2 if self.config.temporal else 0
         return sharpener + gate
 
-    def parameters_folded(self) -> int:
-        """Parameters of the network as it ships, every RepConv folded."""
-        branch = sum(m.point.numel() for m in self.modules() if isinstance(m, RepConv))
-        return sum(p.numel() for p in self.parameters()) - branch
+    def parameter_count(self) -> int:
+        """Parameters of the network, which are as many when it ships."""
+        return sum(p.numel() for p in self.parameters())
 
     def describe(self) -> dict[str, object]:
         return asdict(self.config)

@@ -312,9 +312,10 @@ class Pipeline:
         for stage in ("upload", "download"):
             if (ns := getattr(engine, f"{stage}_ns", None)) is not None:
                 telemetry.record(stage, ns)
-        if new := getattr(engine, "fallbacks", 0) - self._fallbacks:
-            self._fallbacks += new
-            telemetry.count("fallbacks", new)
+        fallbacks = getattr(engine, "fallbacks", 0)
+        if fallbacks > self._fallbacks:
+            telemetry.count("fallbacks", fallbacks - self._fallbacks)
+        self._fallbacks = fallbacks  # less than before when another engine has taken over
 
     # Deliver
 

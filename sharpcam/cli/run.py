@@ -86,7 +86,11 @@ def _build(
         sink = open_sink(config, opened)
         undo.callback(sink.abort)
         pipeline = Pipeline(
-            opened, engine, sink, frames=frames, duration=duration, reopen=reopener(config, opened)
+            *(opened, engine, sink),
+            frames=frames,
+            duration=duration,
+            reopen=reopener(config, opened),
+            allocate=engine.allocate,
         )
         undo.pop_all()
         return pipeline, engine
@@ -172,7 +176,9 @@ class _Status:
         state = f"{fps:5.1f} fps  {latency_ms:5.1f} ms" if fps else "no new picture"
         state = state if self._state == "live" else self._state
         parts = [state, f"{numbers['frames_out']} frames", f"{numbers['dropped']} dropped"]
-        parts += [f"{numbers[name]} {name}" for name in ("reconnects", "bypassed") if numbers[name]]
+        parts += [
+            f"{numbers[name]} {name}" for name in ("reconnects", "fallbacks", "bypassed") if numbers[name]
+        ]
         parts += [f"{self._engine.model.name} on {self._engine.provider}"]
         return "  ".join(parts)
 

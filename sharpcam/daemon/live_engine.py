@@ -7,8 +7,10 @@ import threading
 import time
 from typing import Protocol
 
+import numpy as np
+
 from sharpcam.engine import checked_strength
-from sharpcam.frame import Frame
+from sharpcam.frame import Allocate, Frame
 from sharpcam.manifest import Manifest
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,24 @@ class LiveEngine:
     @property
     def run_cpu_ns(self) -> int:
         return self._engine.run_cpu_ns
+
+    # what a stand-in for an engine need not have
+
+    @property
+    def upload_ns(self) -> int:
+        return getattr(self._engine, "upload_ns", 0)
+
+    @property
+    def download_ns(self) -> int:
+        return getattr(self._engine, "download_ns", 0)
+
+    @property
+    def fallbacks(self) -> int:
+        return getattr(self._engine, "fallbacks", 0)
+
+    @property
+    def allocate(self) -> Allocate:
+        return getattr(self._engine, "allocate", np.empty)
 
     def process(self, frame: Frame, out: Frame) -> None:
         """See `Engine.process`."""

@@ -138,6 +138,7 @@ class FakeGpu:
     plans: list[tuple[Provider, Plan]] = field(default_factory=list)
     runs: list[tuple[int, str]] = field(default_factory=list)  # stream, and which CUDA graph
     broken: str = ""  # what a run raises
+    lasts: int = 1_000_000  # runs, until it breaks by itself
     unrecordable: bool = False  # a run with CUDA graphs raises
 
     @property
@@ -155,8 +156,8 @@ class _Session:
         return getattr(self._real, name)
 
     def run_with_iobinding(self, binding: Any, options: ort.RunOptions) -> None:
-        if self._gpu.broken:
-            raise RuntimeError(self._gpu.broken)
+        if self._gpu.broken or len(self._gpu.runs) >= self._gpu.lasts:
+            raise RuntimeError(self._gpu.broken or "CUDA failure 719: unspecified launch failure")
         if self._gpu.unrecordable and self._plan.cuda_graphs:
             raise RuntimeError("operation not permitted when stream is capturing")
         self._gpu.driver.flush(self._plan.stream)

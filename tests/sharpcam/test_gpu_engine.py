@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Callable
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 from fake_gpu import LOST, OUT_OF_MEMORY, FakeGpu
 from tiny_models import DELAY_STATE, delay_graph, rgb_graph, write_model, write_yuv_model, yuv_graph
+from typer.testing import CliRunner
 
 from sharpcam import cuda, runtime
+from sharpcam.cli import app
+from sharpcam.daemon.live_engine import LiveEngine
 from sharpcam.device_binding import RUNS_TO_RECORD, DeviceBinding
 from sharpcam.engine import Engine
 from sharpcam.errors import ModelError, ProviderUnavailable
@@ -370,6 +374,35 @@ def test_a_closed_engine_stays_closed(gpu: FakeGpu, model: Path, picture: Pictur
         with pytest.raises(ModelError, match="closed"):
             out_of(engine, picture(*size))
     assert (engine.provider, engine.fallbacks) == ("cuda", 0)
+
+
+def test_a_live_engine_tells_what_its_engine_does(gpu: FakeGpu, model: Path, picture: Picture) -> None:
+    engine = load(model)
+    live = LiveEngine(engine)
+    frame, out = (Frame(64, 48, allocate=live.allocate) for _ in range(2))
+    assert len(gpu.driver.pinned) == 2
+    np.copyto(frame.buffer, picture().buffer)
+    live.process(frame, out)
+    assert live.upload_ns == engine.upload_ns > 0
+    assert live.download_ns == engine.download_ns > 0
+    gpu.broken = "lost"
+    live.process(frame, out)
+    assert (live.fallbacks, live.provider) == (1, "cpu")
+
+
+def test_a_run_goes_on_when_the_gpu_is_lost(gpu: FakeGpu, model: Path, tmp_path: Path) -> None:
+    gpu.lasts = 2 * RUNS_TO_RECORD + 5
+    told = tmp_path / "report.json"
+    arguments = "run --source testcard --sink null --size 320x240 --frames 20 --provider cuda --model"
+    result = CliRunner().invoke(app, [*arguments.split(), str(model), "--report", str(told)])
+    assert result.exit_code == 0
+    assert "on CUDA, Fake 4090" in result.stdout
+    assert result.stderr.count("CUDA failed, going on with the CPU") == 1
+    assert "719" in result.stderr
+    report = json.loads(told.read_text())
+    assert (report["frames_out"], report["bypassed"], report["exit"]) == (20, 0, "frames")
+    assert (report["provider"], report["fallbacks"]) == ("cpu", 1)
+    assert {"upload", "inference", "download"} <= report["stages_ms"].keys()
 
 
 # Fixed sides

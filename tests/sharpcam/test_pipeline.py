@@ -355,6 +355,8 @@ class FakeGpuEngine(FakeEngine):
         super().process(frame, out)
         if frame.sequence == 2:
             self.fallbacks = 1
+        if frame.sequence == 4:  # another engine, which has lost nothing
+            self.fallbacks = 0
 
 
 def test_copies_and_the_loss_of_a_gpu_are_told() -> None:

@@ -43,8 +43,8 @@ _LOG_EVERY_S = 10.0  # for what may go wrong with every frame
 
 
 class Sharpener(Protocol):
-    """What the pipeline needs of an Engine. Where there are `upload_ns`, `download_ns` and `fallbacks` (see
-    `sharpcam.engine`), they are told, too."""
+    """What the pipeline needs of an Engine. Where there are `upload_ns`, `download_ns`, `workers_cpu_ns` and
+    `fallbacks` (see `sharpcam.engine`), they are told, too."""
 
     @property
     def run_ns(self) -> int: ...
@@ -309,6 +309,7 @@ class Pipeline:
     def _record_engine(self) -> None:
         telemetry, engine = self.telemetry, self.engine
         telemetry.record("inference", engine.run_ns)
+        telemetry.add_cpu("inference", getattr(engine, "workers_cpu_ns", 0))  # beside that of this thread
         for stage in ("upload", "download"):
             if (ns := getattr(engine, f"{stage}_ns", None)) is not None:
                 telemetry.record(stage, ns)

@@ -159,8 +159,8 @@ class Telemetry:
     def report(self) -> dict[str, Any]:
         """The run so far, with the keys of `sharpcam run --report` that are numbers.
 
-        `cpu_ms_per_frame` is the whole process; `stages_cpu_ms` are the pipeline's threads alone, without
-        the model's own ones.
+        `cpu_ms_per_frame` is the whole process; `stages_cpu_ms` are the pipeline's threads and those
+        that take tiles of its frames, without ONNX Runtime's own ones.
         """
         with self._lock:
             counters, cpu = dict(self._counters), dict(self._cpu_ns)

@@ -370,6 +370,18 @@ def test_copies_and_the_loss_of_a_gpu_are_told() -> None:
     assert report["frames_out"] == 6
 
 
+class FakeTiledEngine(FakeEngine):
+    workers_cpu_ns = 50_000_000
+
+
+def test_cpu_time_of_the_engines_other_threads_is_inference_too() -> None:
+    pipeline = Pipeline(FakeSource(*range(6), EOFError(), live=False), FakeTiledEngine(), FakeSink())
+    pipeline.run()
+    cpu = pipeline.telemetry.report()["stages_cpu_ms"]
+    assert cpu["inference"] == pytest.approx(50, rel=0.01)
+    assert 0 <= cpu["sharpen"] < 25
+
+
 def test_frames_lie_where_the_engine_wants_them() -> None:
     shapes: list[tuple[int, int]] = []
 

@@ -17,15 +17,20 @@ from typing import cast
 
 from benchmarks import results
 from benchmarks.room import Found, Journal, Room, Run
-from sharpcam.errors import SharpCamError
+from sharpcam.errors import ConfigError, SharpCamError
 from sharpcam.files import temporary_beside, write_whole
 
 # a small run never takes the place of results that are kept
 QUICK_FOLDER = Path("out") / "benchmarks"
+NEEDED = ("onnx", "matplotlib")
 ROOMS = ("speed", "quality", "pipeline", "scaling", "published")
 
 
 def load_rooms() -> dict[str, Room]:
+    """The rooms by name. Raises ConfigError when what they need is not installed."""
+    for package in NEEDED:
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"the benchmarks need {package}", "run: pip install '.[benchmarks]'")
     return {
         name: cast(Room, importlib.import_module(f"benchmarks.{name}"))
         for name in ROOMS

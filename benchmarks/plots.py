@@ -93,3 +93,63 @@ def _label(about: dict[str, Any]) -> str:
     return (
         title if not about["precision"] or about["precision"] in title else f"{title}, {about['precision']}"
     )
+
+
+def gain_dots(found: Found, path: Path) -> Path:
+    """For each set, what everything gains over the input, in dB of PSNR."""
+    from benchmarks.quality import STILL, kinds, title
+
+    sets = dict(reversed(found["sets"].items()))
+    names = dict.fromkeys(k for one in found["sets"].values() for k in kinds(one["report"]))
+    subjects = [k for k in names if k != "input" and not k.endswith(STILL)]
+    colors = dict(zip(subjects, ("#999999", "#000000", *COLORS[:5], COLORS[6]) * 2, strict=False))
+    figure = new_figure(8, 1.5 + 0.34 * len(sets))
+    axes = figure.subplots()
+    for place, one in enumerate(sets.values()):
+        for kind in subjects:
+            if block := one["report"].get(kind):
+                gain = block["gain"]["psnr"]
+                axes.plot(gain["mean"], place, "o", color=colors[kind], markersize=7)
+    for kind in subjects:
+        axes.plot([], [], "o", color=colors[kind], label=plain(title(kind)))
+    axes.axvline(0, color=GREY, linewidth=1)
+    axes.set_yticks(range(len(sets)), list(sets))
+    axes.grid(axis="y", color="#EEEEEE")
+    axes.set_axisbelow(True)
+    axes.set_xlabel("gain over the input, dB of PSNR")
+    figure.legend(loc="outside lower center", ncols=5, frameon=False)
+    caption(axes, found)
+    return write(figure, path)
+
+
+def pareto(panels: dict[str, list[tuple[str, float, float]]], speed: Found, cell: str, path: Path) -> Path:
+    """Gain in dB against ms a frame; the line joins what nothing beats in both."""
+    shown = {name: points for name, points in panels.items() if points}
+    figure = new_figure(4.6 * len(shown), 4)
+    for axes, (name, points) in zip(
+        figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True
+    ):
+        front = frontier(points)
+        axes.plot([p[1] for p in front], [p[2] for p in front], color=COLORS[1], linewidth=1.5, zorder=1)
+        for label, ms, gain in points:
+            best = (label, ms, gain) in front
+            axes.plot(ms, gain, "o", color=COLORS[0] if best else "#999999", markersize=7)
+            axes.annotate(plain(label), (ms, gain), (5, 5), textcoords="offset points", fontsize=8)
+        axes.axhline(0, color=GREY, linewidth=1)
+        axes.axvline(FRAME_MS, color=GREY, linestyle="--", linewidth=1)
+        axes.set_xscale("log")
+        axes.margins(x=0.2, y=0.12)
+        axes.set_xlabel(f"ms a frame, {cell}")
+        axes.set_ylabel("gain over the input, dB of PSNR")
+        axes.set_title(name, loc="left")
+    caption(axes, speed)
+    return write(figure, path)
+
+
+def frontier(points: list[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
+    """Those that nothing beats in both time and gain, fastest first."""
+    front: list[tuple[str, float, float]] = []
+    for point in sorted(points, key=lambda p: (p[1], -p[2])):
+        if not front or point[2] > front[-1][2]:
+            front.append(point)
+    return front

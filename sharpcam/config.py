@@ -67,6 +67,7 @@ class CameraConfig(_Table):
     fit: Literal["letterbox", "crop"] = Field(
         default="letterbox", description="how a picture of another shape fills the size"
     )
+    mirror: bool = Field(default=False, description="left and right change places")
 
 
 class OutputConfig(_Table):
@@ -78,6 +79,7 @@ class OutputConfig(_Table):
     on_demand: bool = Field(
         default=True, description="close the camera while no program watches the virtual one"
     )
+    split: bool = Field(default=False, description="left half before, right half after")
 
 
 class ModelConfig(_Table):
@@ -85,7 +87,7 @@ class ModelConfig(_Table):
     strength: float = Field(default=1.0, ge=0, le=1, description="0 (off) to 1 (full)")
     temporal: bool = Field(default=True, description="use the frames before, too: calmer and sharper")
     adapt: bool = Field(
-        default=True, description="with name auto: a smaller model of the family when frames would be late"
+        default=True, description="with name auto: something cheaper when frames would be late, and back"
     )
     provider: Literal["auto", "cuda", "tensorrt", "cpu"] = Field(
         default="auto", description="where the model runs"
@@ -152,6 +154,32 @@ def load_config(
         return Config.model_validate(tree)
     except ValidationError as error:
         raise _explain(error, origins) from None
+
+
+def save_setting(file: Path, key: str, value: float | bool | str) -> Path:
+    """Writes one setting ("model.strength") into the user's file, and leaves all else in it as it is.
+
+    Gives the path. Raises ConfigError when the file is not TOML or would not hold together, MediaError when
+    it cannot be written.
+    """
+    import tomlkit  # here: no other command needs it
+    from tomlkit.exceptions import TOMLKitError
+
+    from sharpcam.files import write_whole
+
+    file = file.expanduser().resolve()  # a link to a file elsewhere stays one
+    table, _, name = key.partition(".")
+    try:
+        document = tomlkit.parse(file.read_text(encoding="utf-8")) if file.exists() else tomlkit.document()
+        document.setdefault(table, tomlkit.table())[name] = value
+        text = tomlkit.dumps(document)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {file}: {error}", "nothing was saved") from None
+    except (TOMLKitError, TypeError) as error:
+        raise ConfigError(f"{file} is not a settings file: {error}", "sharpcam config check") from None
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, text.encode())
+    return file
 
 
 def _set(tree: dict[str, dict[str, Any]], key: str, value: Any) -> None:

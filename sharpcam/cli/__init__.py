@@ -124,6 +124,7 @@ def run(
         bool, typer.Option("--no-temporal", help="Sharpen every frame on its own.")
     ] = False,
     split: Annotated[bool, typer.Option("--split", help="Left half before, right half after.")] = False,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Left and right change places.")] = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Start without the camera when it is not there yet.")
     ] = False,
@@ -139,7 +140,7 @@ def run(
 
     def work() -> int:
         from sharpcam.cli.run import run_run
-        from sharpcam.config import load_config
+        from sharpcam.config import load_config, settings_file
 
         flags = {
             "camera.device": device,
@@ -147,6 +148,8 @@ def run(
             "camera.fps": fps,
             "output.sink": sink,
             "output.on_demand": False if always_on else None,
+            "output.split": True if split else None,
+            "camera.mirror": True if mirror else None,
             "model.name": model,
             "model.strength": strength,
             "model.provider": provider,
@@ -155,8 +158,8 @@ def run(
         }
         return run_run(
             load_config(config, flags),
+            settings_file(config),
             source=source,
-            split=split,
             wait=wait,
             frames=frames,
             duration=duration,
@@ -289,15 +292,16 @@ def status(
 
 @app.command("set")
 def set_(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="strength, split or model.")],
-    value: Annotated[str, typer.Argument(metavar="VALUE", help="0 to 1; on or off; a model's name.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="strength, model, split, mirror or governor.")],
+    value: Annotated[str, typer.Argument(metavar="VALUE", help="0 to 1; auto or a model's name; on or off.")],
+    save: Annotated[bool, typer.Option("--save", help="Keep it: write it into the settings file.")] = False,
 ) -> None:
     """Change a setting of the running SharpCam."""
 
     def work() -> int:
         from sharpcam.cli.control import run_set
 
-        return run_set(key, value)
+        return run_set(key, value, save)
 
     _end(work)
 

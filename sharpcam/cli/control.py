@@ -20,9 +20,12 @@ def run_status(as_json: bool, metrics: bool) -> int:
     return 0
 
 
-def run_set(key: str, value: str) -> int:
-    """Changes one thing at once."""
-    ask("set", timeout=_MODEL_S if key == "model" else 5.0, key=key, value=value)
+def run_set(key: str, value: str, save: bool) -> int:
+    """Changes one thing at once; with `save` also in the settings file."""
+    timeout = _MODEL_S if key in ("model", "governor") else 5.0
+    done = ask("set", timeout=timeout, key=key, value=value, save=save)
+    if save:
+        print(f"saved in {done['saved']}")
     return 0
 
 
@@ -34,14 +37,17 @@ def run_order(command: str) -> int:
 
 def _table(told: dict[str, Any]) -> str:
     clients = "not known" if told["clients"] is None else told["clients"]
-    split = ", split view" if told["split"] else ""
+    views = "".join(f", {view}" for view in ("split", "mirror") if told[view])
+    step = "" if told["step"] == told["model"] else f", now {told['step']}"
+    load = "" if told["load"] is None else f", load {100 * told['load']:.0f} %"
     hours, seconds = divmod(int(told["uptime_s"]), 3600)
     rows = {
         "state": f"{told['state']} ({told['reason']})",
-        "model": f"{told['model']} on {told['provider']}, strength {told['strength']:g}{split}",
+        "model": f"{told['model']} on {told['provider']}, strength {told['strength']:g}{views}",
+        "governor": f"{told['governor']}{step}{load}",
         "source": told["source"],
         "sink": told["sink"],
-        "watching": clients,
+        "watching": f"{clients}, by {told['clients_told_by']}" if told["clients_told_by"] else clients,
         "rate": f"{told['fps']:.1f} fps, latency {told['latency_ms']:.1f} ms",
         "dropped": f"{told['dropped']} frames, {told['reconnects']} reconnects",
         "running": f"{hours}:{seconds // 60:02}:{seconds % 60:02}, pid {told['pid']}",

@@ -16,12 +16,14 @@ from typing import Any
 import cv2
 
 from sharpcam.config import Config
+from sharpcam.daemon.daemon import Daemon
+from sharpcam.daemon.ladder import Ladder
 from sharpcam.daemon.live_engine import LiveEngine
 from sharpcam.daemon.setup import make_daemon
 from sharpcam.errors import MediaError
 from sharpcam.files import write_whole
 from sharpcam.pipeline import Pipeline
-from sharpcam.wiring import load_engine, open_sink, open_source, open_source_or_wait, reopener
+from sharpcam.wiring import open_sink, open_source, open_source_or_wait, reopener
 
 _PLAIN_EVERY_S = 10.0
 _LIVE_EVERY_S = 0.25
@@ -29,33 +31,28 @@ _LIVE_EVERY_S = 0.25
 
 def run_run(
     config: Config,
+    settings: Path,
     *,
     source: str | None = None,
-    split: bool = False,
     wait: bool = False,
     frames: int | None = None,
     duration: float | None = None,
     report: Path | None = None,
 ) -> int:
-    """Runs until the end, Ctrl-C or SIGTERM; gives the exit code."""
+    """Runs until the end, Ctrl-C or SIGTERM; gives the exit code. `settings` is where `set` saves to."""
     cv2.setNumThreads(1)  # its threads would fight for the cores with the model's
     sys.setswitchinterval(0.001)  # a thread busy in Python keeps a frame that is due waiting for so long
     if report is not None:
         check_writable(report)
     with _signals():
-        pipeline, engine = _build(config, source, frames, duration, wait)
-        engine.split = split
+        pipeline, engine, daemon = _build(config, settings, source, frames, duration, wait)
         status = _Status(pipeline, engine)
         failure = ""
         try:
             print(f"source: {pipeline.source.description}")
             print(f"model:  {engine.description}, strength {engine.strength:g}")
             print(f"sink:   {pipeline.sink.description}", flush=True)
-            limited = frames is not None or duration is not None
-            with (
-                make_daemon(config, pipeline, engine, is_camera=source is None, limited=limited) as daemon,
-                status,
-            ):
+            with daemon, status:
 
                 def tick() -> None:
                     daemon.tick()
@@ -75,14 +72,22 @@ def run_run(
 
 
 def _build(
-    config: Config, source: str | None, frames: int | None, duration: float | None, wait: bool
-) -> tuple[Pipeline, LiveEngine]:
+    config: Config,
+    settings: Path,
+    source: str | None,
+    frames: int | None,
+    duration: float | None,
+    wait: bool,
+) -> tuple[Pipeline, LiveEngine, Daemon]:
     """All parts, opened; what was opened is closed again when a later one fails."""
     with contextlib.ExitStack() as undo:
         opened = open_source_or_wait(config, source) if wait else open_source(config, source)
         undo.callback(opened.close)
-        engine = LiveEngine(load_engine(config, opened.size))
+        ladder = Ladder(config, opened.size, opened.fps, opened.live)
+        steps = ladder.steps(config.model.name)
+        engine = LiveEngine(ladder.load(steps[0]))
         undo.callback(engine.close)
+        engine.split, engine.mirror = config.output.split, config.camera.mirror
         sink = open_sink(config, opened)
         undo.callback(sink.abort)
         pipeline = Pipeline(
@@ -92,8 +97,14 @@ def _build(
             reopen=reopener(config, opened),
             allocate=engine.allocate,
         )
+        daemon = make_daemon(
+            *(config, pipeline, engine, ladder, steps),
+            file=settings,
+            is_camera=source is None,
+            limited=frames is not None or duration is not None,
+        )
         undo.pop_all()
-        return pipeline, engine
+        return pipeline, engine, daemon
 
 
 @contextlib.contextmanager

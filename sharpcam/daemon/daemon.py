@@ -6,17 +6,20 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from sharpcam import __version__
 from sharpcam.daemon.control import ControlServer, Request
 from sharpcam.daemon.live_engine import Changeable, LiveEngine
 from sharpcam.daemon.notify import Notifier
+from sharpcam.daemon.openers import Openers
 from sharpcam.daemon.states import Machine, Situation, State
 from sharpcam.errors import ControlError, SharpCamError
-from sharpcam.governor import Governor, Tier
+from sharpcam.governor import Governor, Step
 from sharpcam.models import find_models
 from sharpcam.pipeline import Pipeline
 from sharpcam.placeholder import text_frame
@@ -28,16 +31,39 @@ log = logging.getLogger(__name__)
 IDLE_FPS = 1.0  # of the placeholder while nobody watches: a program that begins to finds it at once
 RATE_OVER_S = 1.0  # the rate at which frames come is counted
 ALIVE_EVERY_S = 5.0  # systemd is told, whose patience is much longer
+AUTO = "auto"
 _SWITCH = {"on": True, "off": False}
+# what `set` takes, and the settings that it is saved as
+SETTINGS = {
+    "strength": "model.strength",
+    "model": "model.name",
+    "split": "output.split",
+    "mirror": "camera.mirror",
+    "governor": "model.adapt",
+}
+
+
+class Steps(Protocol):
+    """What is needed of a Ladder."""
+
+    def steps(self, name: str) -> tuple[Step, ...]: ...
+    def load(self, step: Step) -> Changeable: ...
+
+
+class Watch(Protocol):
+    """What tells who watches the virtual camera."""
+
+    def wait(self, timeout: float) -> int | None: ...
+    def close(self) -> None: ...
 
 
 class Daemon:
     """Keeps the state of a pipeline (see `sharpcam.daemon.states`) and answers at the control socket.
 
     `always` is why the camera should stay open while nobody watches; empty when it should be closed then.
-    `load` makes an engine of a model's name; `governor` chooses smaller models when frames would be late,
-    until somebody sets one. Everything but `tick`, which whoever runs the pipeline calls
-    some ten times a second, may be called from any thread.
+    `ladder` knows cheaper ways to work than `steps[0]`, which runs; with `governing` the governor takes them
+    when frames would be late. `save` writes a setting into the user's file and gives its path. Everything but
+    `tick`, which whoever runs the pipeline calls some ten times a second, may be called from any thread.
     """
 
     def __init__(
@@ -46,21 +72,27 @@ class Daemon:
         engine: LiveEngine,
         *,
         always: str = "",
-        load: Callable[[str], Changeable] | None = None,
-        governor: Governor | None = None,
+        ladder: Steps | None = None,
+        steps: Sequence[Step] = (),
+        governing: bool = False,
+        save: Callable[[str, Any], Path] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._pipeline, self._engine, self._load, self._clock = pipeline, engine, load, clock
-        self._usage: ClientUsage | None
-        self._usage, cannot = _usage(getattr(pipeline.sink, "node", None))
+        self._pipeline, self._engine, self._ladder, self._clock = pipeline, engine, ladder, clock
+        self._save = save
+        self._usage: Watch | None
+        self._usage, self._told_by, cannot = _usage(getattr(pipeline.sink, "node", None))
         self._clients: int | None = None
         self._machine = Machine(clock(), always or cannot)
         self._paused = False
         self._shown: tuple[State, float] | None = None  # for which the pipeline rests
-        self._governor = governor
+        self._steps, self._step = tuple(steps), steps[0] if steps else None
+        self._governor = Governor(steps) if governing and len(steps) > 1 else None
+        self._load: float | None = None  # what the governor was told last
         self._came = clock(), 0  # when frames were counted last, and how many there were
         self._loading = threading.Lock()
         self._change: threading.Thread | None = None
+        self._counts = Counter[tuple[str, str]]()  # state changes and governor steps, by where they led
         size, color = pipeline.sink.size, pipeline.source.color
         self._texts = {
             State.PAUSED: text_frame(*size, "Camera is paused", color),
@@ -103,14 +135,18 @@ class Daemon:
         """Looks at what is going on and does what follows from it."""
         self._count_clients()
         lost = self._pipeline.lost
-        seen = Situation(self._paused, self._watching(), str(lost) if lost else "")
+        stopping = self._pipeline.exit != ""
+        seen = Situation(self._paused, self._watching(), str(lost) if lost else "", stopping)
         before = self._machine.state
         state = self._machine.step(self._clock(), seen)
         if state is not before:
-            log.info("state %s -> %s: %s", before, state, self._machine.reason)
+            self._counts["state", state] += 1
+            log.info("state from=%s to=%s reason=%r", before, state, self._machine.reason)
         rest = None
         if state in self._texts:
             rest = (state, IDLE_FPS if self._clients == 0 else self._pipeline.sink.fps)
+        elif state is State.STOPPING:  # whatever is shown is shown to the end
+            rest = self._shown
         if rest != self._shown:
             self._shown = rest
             if rest is None:
@@ -121,28 +157,26 @@ class Daemon:
         self._govern()
 
     def _govern(self) -> None:
-        """Has another model loaded, on a thread of its own, when the governor wants it."""
-        if self._governor is None or (self._change is not None and self._change.is_alive()):
+        """Has another step loaded, on a thread of its own, when the governor wants it."""
+        governor = self._governor
+        if governor is None or (self._change is not None and self._change.is_alive()):
             return
-        now, busy = self._clock(), self._engine.busy_s
-        if busy is None or self._machine.state is not State.LIVE:
-            self._governor.pause()
+        now, late = self._clock(), self._engine.late_s
+        if late is None or self._engine.changing or self._machine.state is not State.LIVE:
+            governor.pause()
+            self._load = None
             self._came = now, self._pipeline.telemetry["frames_in"]
             return
         rate = self._rate(now)
         if rate is None:
             return
         if not rate:
-            self._governor.pause()
+            governor.pause()
             return
-        load = busy * rate
-        if (tier := self._governor.step(now, load)) is not None:
-            log.warning(
-                "model %s takes %.0f %% of the time; now %s", self._governor.tier.name, 100 * load, tier.name
-            )
-            self._change = threading.Thread(
-                target=self._change_tier, args=(self._governor, tier), daemon=True
-            )
+        self._load = late * rate
+        if (step := governor.step(now, self._load)) is not None:
+            log.warning("governor from=%r to=%r load=%.2f", governor.present.name, step.name, self._load)
+            self._change = threading.Thread(target=self._change_step, args=(governor, step), daemon=True)
             self._change.start()
 
     def _rate(self, now: float) -> float | None:
@@ -154,17 +188,20 @@ class Daemon:
         self._came = now, frames
         return (frames - before) / (now - since)
 
-    def _change_tier(self, governor: Governor, tier: Tier) -> None:
+    def _change_step(self, governor: Governor, step: Step) -> None:
         with self._loading:
-            if self._governor is None or self._load is None:  # somebody has set a model meanwhile
+            if self._governor is not governor or self._ladder is None:  # somebody has set something meanwhile
                 return
             try:
-                self._engine.change_to(self._load(tier.name))
+                self._engine.change_to(self._ladder.load(step))
             except SharpCamError as error:
-                log.warning("model %s cannot be had: %s", tier.name, error)
-                governor.drop(tier)
+                log.warning("governor cannot=%r error=%s", step.name, error)
+                governor.drop(step)
             else:
-                governor.changed(self._clock(), tier)
+                cheaper = step.cost < governor.present.cost
+                self._counts["governor", "down" if cheaper else "up"] += 1
+                governor.changed(self._clock(), step)
+                self._step = step
 
     def _tell_systemd(self, status: str) -> None:
         now = self._clock()
@@ -182,9 +219,9 @@ class Daemon:
         try:
             count = self._usage.wait(0)
         except OSError as error:  # the device goes; the sink will tell
-            log.warning("no longer known who watches: %s", error.strerror)
+            log.warning("clients unknown error=%r", error.strerror)
             self._usage.close()
-            self._usage, self._clients = None, None
+            self._usage, self._clients, self._told_by = None, None, None
             self._machine.always = self._machine.always or "the driver no longer tells who watches"
         else:
             self._clients = self._clients if count is None else count
@@ -202,7 +239,7 @@ class Daemon:
         elif command == "stop":
             self._pipeline.stop("stopped")
         elif command == "set":
-            self._set(request.get("key"), request.get("value"))
+            return self._set(request.get("key"), request.get("value"), request.get("save") is True)
         elif command == "ui":
             return {"url": self._page.open(request.get("port", 0))}
         else:
@@ -219,11 +256,16 @@ class Daemon:
             "reason": self._machine.reason,
             "model": engine.model.name,
             "provider": engine.provider,
+            "step": self._step.name if self._step else engine.model.name,
+            "governor": "on" if self._governor else "off",
+            "load": None if self._load is None else round(self._load, 3),
             "strength": engine.strength,
             "split": engine.split,
+            "mirror": engine.mirror,
             "source": self._pipeline.source.description,
             "sink": self._pipeline.sink.description,
             "clients": self._clients,
+            "clients_told_by": self._told_by,
             "fps": round(fps, 2),
             "latency_ms": round(latency_ms, 2),
             "frames_out": telemetry["frames_out"],
@@ -237,11 +279,29 @@ class Daemon:
     def _state_metrics(self) -> str:
         lines = ["# TYPE sharpcam_state gauge"]
         lines += [f'sharpcam_state{{state="{s}"}} {int(s is self._machine.state)}' for s in State]
+        lines.append("# TYPE sharpcam_state_changes_total counter")
+        lines += [f'sharpcam_state_changes_total{{to="{s}"}} {self._counts["state", s]}' for s in State]
+        lines.append("# TYPE sharpcam_governor_steps_total counter")
+        for way in ("down", "up"):
+            steps = self._counts["governor", way]
+            lines.append(f'sharpcam_governor_steps_total{{direction="{way}"}} {steps}')
         if self._clients is not None:
             lines += ["# TYPE sharpcam_clients gauge", f"sharpcam_clients {self._clients}"]
         return "\n".join(lines) + "\n"
 
-    def _set(self, key: Any, value: Any) -> None:
+    def _set(self, key: Any, value: Any, save: bool) -> dict[str, Any]:
+        if key not in SETTINGS:
+            raise ControlError(f'"{str(key)[:50]}" cannot be set', f"there are {', '.join(SETTINGS)}")
+        if save and self._save is None:
+            raise ControlError("this SharpCam has no settings file to save to")
+        taken = self._changed(key, value)
+        log.info("set key=%s value=%r", key, taken)
+        return {"saved": str(self._save(SETTINGS[key], taken))} if save and self._save else {}
+
+    def _changed(self, key: str, value: Any) -> float | bool | str:
+        """Changes a setting at once, and gives its value as a settings file would have it."""
+        if key == "model":
+            return self._change_model(value)
         if key == "strength":
             try:
                 self._engine.strength = float(value)
@@ -249,33 +309,55 @@ class Daemon:
                 if isinstance(error, SharpCamError):
                     raise
                 raise ControlError("strength should be a number from 0 (off) to 1 (full)") from None
-        elif key == "split":
-            if not isinstance(value, str) or value not in _SWITCH:
-                raise ControlError("split should be on or off")
-            self._engine.split = _SWITCH[value]
-        elif key == "model":
-            self._change_model(value)
+            return self._engine.strength
+        if not isinstance(value, str) or value not in _SWITCH:
+            raise ControlError(f"{key} should be on or off")
+        on = _SWITCH[value]
+        if key == "split":
+            self._engine.split = on
+        elif key == "mirror":
+            self._engine.mirror = on
         else:
-            raise ControlError(f'"{str(key)[:50]}" cannot be set', "there are strength, split, model")
-        log.info("set %s to %s", key, value)
+            self._switch_governor(on)
+        return on
 
-    def _change_model(self, name: Any) -> None:
+    def _change_model(self, name: Any) -> str:
         """Only what is installed: who may send orders does not choose files."""
         names = [model.name for model in find_models()[0]]
-        if self._load is None or not isinstance(name, str) or name not in names:
-            known = ", ".join(names) or "none is installed"
+        if self._ladder is None or not isinstance(name, str) or (name not in names and name != AUTO):
+            known = ", ".join([AUTO, *names]) if names else "none is installed"
             raise ControlError(f'there is no model "{str(name)[:50]}"', f"known models: {known}")
-        self._governor = None
+        self._governor = None  # who names a model wants just that one
         with self._loading:
-            self._engine.change_to(self._load(name))
+            steps = self._ladder.steps(name)
+            self._engine.change_to(self._ladder.load(steps[0]))
+            self._steps, self._step = steps, steps[0]
+            if name == AUTO and self._pipeline.source.live:
+                self._governor = Governor(steps)
+        return name
+
+    def _switch_governor(self, on: bool) -> None:
+        with self._loading:
+            if on and (self._ladder is None or len(self._steps) < 2 or not self._pipeline.source.live):
+                raise ControlError("there is nothing to govern: no cheaper way to work, or no live source")
+            if on == (self._governor is not None):
+                return
+            self._governor = Governor(self._steps) if on else None
+            if self._ladder and self._step is not self._steps[0]:  # it had stepped down
+                self._engine.change_to(self._ladder.load(self._steps[0]))
+                self._step = self._steps[0]
 
 
-def _usage(node: str | None) -> tuple[ClientUsage | None, str]:
-    """What tells who watches, or why nothing does."""
+def _usage(node: str | None) -> tuple[Watch | None, str | None, str]:
+    """(what tells who watches, how it knows, or why nothing does)."""
     if node is None:
-        return None, "this sink does not tell who watches"
+        return None, None, "this sink does not tell who watches"
     try:
-        return ClientUsage(node), ""
+        return ClientUsage(node), "the driver", ""
     except OSError as error:
-        log.info("no client-usage event device=%s error=%s", node, error.strerror)
-        return None, "this v4l2loopback does not tell who watches (0.13 and newer do)"
+        log.info("clients event=none device=%s error=%r", node, error.strerror)
+    try:
+        return Openers(node), "who has the device open: this v4l2loopback does not tell (0.13 does)", ""
+    except OSError as error:
+        why = error.strerror or "unknown error"
+        return None, None, f"this v4l2loopback does not tell who watches (0.13 does), nor inotify ({why})"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
+from collections import deque
 from typing import Protocol
 
+import cv2
 import numpy as np
 
 from sharpcam.engine import checked_strength
@@ -15,7 +18,7 @@ from sharpcam.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
-_AVERAGE_FRAMES = 30  # over which `busy_s` is taken
+RECENT_FRAMES = 45  # over which `late_s` is taken
 RAMP_FRAMES = 10  # over which a new strength is reached: a jump would be seen as a flash
 
 
@@ -25,9 +28,13 @@ class Changeable(Protocol):
     model: Manifest
     provider: str
     threads: int
-    run_ns: int
-    run_cpu_ns: int
     split: bool
+
+    @property
+    def run_ns(self) -> int: ...
+
+    @property
+    def run_cpu_ns(self) -> int: ...
 
     @property
     def description(self) -> str: ...
@@ -45,16 +52,18 @@ class Changeable(Protocol):
 class LiveEngine:
     """Passes frames to an engine whose strength, split view and model may change from any thread.
 
-    A new strength is reached in `RAMP_FRAMES` equal steps. A new model takes over with the next frame; the
-    old one is closed by the thread that used it.
+    A new strength is reached in `RAMP_FRAMES` equal steps. For a new model the strength goes down to 0 like
+    that, the model takes over, and the strength goes up again; the old one is closed by the thread that used
+    it. With `mirror` the picture is turned left to right before anything else.
     """
 
     def __init__(self, engine: Changeable) -> None:
+        self.mirror = False
         self._engine = engine
         self._next: Changeable | None = None
-        self._strength = engine.strength  # where the ramp goes to
-        self._left = 0  # frames until it is there
-        self._busy_s, self._frames = 0.0, 0
+        self._strength = engine.strength  # what is wanted, and where the ramp goes to unless a model waits
+        self._left = 0  # frames until the ramp is at its end
+        self._recent: deque[float] = deque(maxlen=RECENT_FRAMES)  # seconds
         self._lock = threading.Lock()
 
     # For the sharpening thread
@@ -86,34 +95,40 @@ class LiveEngine:
         return getattr(self._engine, "allocate", np.empty)
 
     def process(self, frame: Frame, out: Frame) -> None:
-        """See `Engine.process`."""
+        """See `Engine.process`; with `mirror`, `frame` is mirrored, too."""
         with self._lock:
-            old, new, self._next = self._engine, self._next, None
-            if new is not None:
-                new.strength, new.split = old.strength, old.split
-                self._engine = new
+            old = self._engine
             self._ramp()
-        if new is not None:
+            changed = self._engine is not old
+        if changed:
             old.close()
-            self._busy_s, self._frames = 0.0, 0
-            log.info("model changed to %s", new.description)
+            self._recent.clear()
+            log.info("model changed to=%r", self._engine.description)
         start = time.perf_counter()
+        if self.mirror:
+            for plane in frame.planes:
+                cv2.flip(plane, 1, dst=plane)
         self._engine.process(frame, out)
-        self._frames += 1
-        self._busy_s += (time.perf_counter() - start - self._busy_s) / min(self._frames, _AVERAGE_FRAMES)
+        self._recent.append(time.perf_counter() - start)
 
     def _ramp(self) -> None:
+        if self._next is not None and self._engine.strength == 0.0:
+            new, self._next = self._next, None
+            new.strength, new.split = 0.0, self._engine.split
+            self._engine, self._left = new, RAMP_FRAMES
         if self._left:
-            now, target = self._engine.strength, self._strength
+            now, target = self._engine.strength, 0.0 if self._next is not None else self._strength
             self._engine.strength = target if self._left == 1 else now + (target - now) / self._left
             self._left -= 1
 
     # For everybody
 
     @property
-    def busy_s(self) -> float | None:
-        """Seconds that the present model takes for a frame, averaged; None until it has had some frames."""
-        return self._busy_s if self._frames >= _AVERAGE_FRAMES else None
+    def late_s(self) -> float | None:
+        """The 95th percentile of the seconds that the present model took for its latest frames; None until it
+        has had some."""
+        recent = sorted(self._recent.copy())
+        return recent[math.ceil(0.95 * len(recent)) - 1] if len(recent) == RECENT_FRAMES else None
 
     @property
     def model(self) -> Manifest:
@@ -153,11 +168,17 @@ class LiveEngine:
             self._engine.split = value
 
     def change_to(self, engine: Changeable) -> None:
-        """Lets `engine`, made for frames of the same size, take over with the next frame, and owns it."""
+        """Lets `engine`, made for frames of the same size, take over within some frames, and owns it."""
         with self._lock:
             unused, self._next = self._next, engine
+            self._left = RAMP_FRAMES
         if unused is not None:
             unused.close()
+
+    @property
+    def changing(self) -> bool:
+        """Whether a new model waits to take over, or has just done so and is not at its strength yet."""
+        return self._next is not None or self._left > 0
 
     def close(self) -> None:
         """Frees the models; no frame may be on its way. May be called twice."""

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
-from sharpcam.config import Config
+from sharpcam.config import Config, save_setting
 from sharpcam.daemon.daemon import Daemon
+from sharpcam.daemon.ladder import Ladder
 from sharpcam.daemon.live_engine import LiveEngine
-from sharpcam.engine import Engine
-from sharpcam.governor import Governor, Tier
-from sharpcam.manifest import Manifest
-from sharpcam.models import find_models
+from sharpcam.governor import Step
 from sharpcam.pipeline import Pipeline
-from sharpcam.wiring import load_engine
 
 
 def make_daemon(
-    config: Config, pipeline: Pipeline, engine: LiveEngine, *, is_camera: bool, limited: bool
+    config: Config,
+    pipeline: Pipeline,
+    engine: LiveEngine,
+    ladder: Ladder,
+    steps: Sequence[Step],
+    *,
+    file: Path,
+    is_camera: bool,
+    limited: bool,
 ) -> Daemon:
-    """`limited` is a run that ends after so many frames or seconds, whoever watches."""
+    """`steps` are the ladder's, the first of which `engine` is at.
+
+    `file` is where settings are saved. `limited` is a run that ends after so many frames or seconds, whoever
+    watches.
+    """
     return Daemon(
         pipeline,
         engine,
         always=_why_always(config, is_camera, limited),
-        load=_loader(config, pipeline.sink.size),
-        governor=_governor(config, engine.model) if pipeline.source.live else None,
+        ladder=ladder,
+        steps=steps,
+        governing=pipeline.source.live and config.model.name == "auto" and config.model.adapt,
+        save=partial(save_setting, file),
     )
 
 
@@ -35,24 +48,3 @@ def _why_always(config: Config, is_camera: bool, limited: bool) -> str:
     if limited:
         return "it is a run of limited length"
     return "" if is_camera else "the source is no camera"
-
-
-def _loader(config: Config, size: tuple[int, int]) -> Callable[[str], Engine]:
-    def load(name: str) -> Engine:
-        model = config.model.model_copy(update={"name": name})
-        return load_engine(config.model_copy(update={"model": model}), size)
-
-    return load
-
-
-def _governor(config: Config, present: Manifest) -> Governor | None:
-    """Over the models of the family that cost no more than the present one; None without any choice."""
-    if config.model.name != "auto" or not config.model.adapt or not present.macs_per_pixel:
-        return None
-    family = (present.recipe, present.layout)
-    tiers = [Tier(present.name, present.macs_per_pixel)]
-    for model in find_models()[0]:
-        told, cost = model.manifest, model.manifest.macs_per_pixel
-        if cost and cost < present.macs_per_pixel and (told.recipe, told.layout) == family:
-            tiers.append(Tier(model.name, cost))
-    return Governor(tiers) if len(tiers) > 1 else None

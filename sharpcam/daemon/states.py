@@ -13,6 +13,7 @@ class State(StrEnum):
     IDLE = "idle"  # nobody watches the virtual camera: the camera is closed
     PAUSED = "paused"  # the user said so: the camera is closed, a placeholder is shown
     RECOVERING = "recovering"  # the camera is away; it is opened again as soon as it is back
+    STOPPING = "stopping"  # frames on their way still arrive, then it ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Situation:
     paused: bool = False
     clients: int | None = None
     lost: str = ""
+    stopping: bool = False
 
 
 class Machine:
@@ -44,6 +46,8 @@ class Machine:
         return self.state
 
     def _judge(self, now: float, seen: Situation) -> tuple[State, str]:
+        if seen.stopping:
+            return State.STOPPING, "it was told to"
         if seen.paused:
             return State.PAUSED, "paused by the user; `sharpcam resume` ends it"
         unwatched = seen.clients == 0

@@ -19,6 +19,7 @@ from tiny_models import write_yuv_model
 from typer.testing import CliRunner
 
 import sharpcam.cli.run
+import sharpcam.daemon.ladder
 from sharpcam import __version__
 from sharpcam.cli import app
 from sharpcam.config import load_config
@@ -129,11 +130,9 @@ def test_version() -> None:
 def test_help_lists_the_commands() -> None:
     code, out, _ = run("--help")
     assert code == 0
-    commands = "run process bench devices doctor models config service status set pause resume stop"
+    commands = "run process bench devices doctor models config service status set pause resume stop ui"
     for command in commands.split():
         assert f"\n  {command} " in out
-    for later in ("ui",):
-        assert f"\n  {later} " not in out
 
 
 def test_help_of_run_has_every_flag() -> None:
@@ -229,7 +228,7 @@ def test_ctrl_c_before_the_first_frame_is_130(
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sharpcam.cli.run, "load_engine", interrupted)
+    monkeypatch.setattr(sharpcam.daemon.ladder, "load_engine", interrupted)
     assert run("run", *model)[0] == 130
 
 
@@ -349,7 +348,8 @@ def test_what_was_opened_is_closed_when_a_later_part_fails(
     def fail(*args: object) -> None:
         raise DeviceBusy("camera 0 is held by zoom", "close zoom")
 
-    monkeypatch.setattr(sharpcam.cli.run, what, fail)
+    module = sharpcam.daemon.ladder if what == "load_engine" else sharpcam.cli.run
+    monkeypatch.setattr(module, what, fail)
     code, _, err = run("run", *model)
     assert code == 1
     assert "held by zoom" in err
@@ -416,7 +416,7 @@ def test_live_status_on_a_terminal(
     monkeypatch.setattr(sys, "stderr", screen)
     camera.script[20] = lambda: logging.getLogger("sharpcam.x").warning("something happened")
     config = load_config(flags={"model.name": str(yuv_model), "model.provider": "cpu"}, env={})
-    assert sharpcam.cli.run.run_run(config, duration=0.6) == 0
+    assert sharpcam.cli.run.run_run(config, Path("/nowhere"), duration=0.6) == 0
     shown = screen.getvalue()
     assert " fps" in shown
     assert "tiny on cpu" in shown

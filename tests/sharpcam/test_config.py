@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import sharpcam.config
-from sharpcam.config import CameraConfig, Config, ModelConfig, OutputConfig, load_config
+from sharpcam.config import CameraConfig, Config, ModelConfig, OutputConfig, load_config, save_setting
 from sharpcam.errors import ConfigError
 
 
@@ -57,8 +57,10 @@ def test_every_field_can_be_set_from_every_place(tmp_path: Path) -> None:
         "camera.size": "640x480",
         "camera.fps": "25",
         "camera.fit": "crop",
+        "camera.mirror": "true",
         "output.sink": "null",
         "output.on_demand": "false",
+        "output.split": "true",
         "model.name": "xs",
         "model.strength": "0.5",
         "model.temporal": "false",
@@ -67,8 +69,8 @@ def test_every_field_can_be_set_from_every_place(tmp_path: Path) -> None:
         "model.threads": "2",
     }
     wanted = Config(
-        camera=CameraConfig(device="Logi", size=(640, 480), fps=25, fit="crop"),
-        output=OutputConfig(sink="null", on_demand=False),
+        camera=CameraConfig(device="Logi", size=(640, 480), fps=25, fit="crop", mirror=True),
+        output=OutputConfig(sink="null", on_demand=False, split=True),
         model=ModelConfig(name="xs", strength=0.5, temporal=False, adapt=False, provider="cpu", threads=2),
     )
     assert set(sharpcam.config._keys()) == values.keys()
@@ -180,3 +182,54 @@ def test_a_camera_may_be_a_number(tmp_path: Path) -> None:
 def test_every_field_is_documented() -> None:
     for model in (CameraConfig, OutputConfig, ModelConfig):
         assert all(field.description for field in model.model_fields.values())
+
+
+# Saving
+
+
+COMMENTED = """\
+# mine
+[camera]
+size = "640x360"  # small
+
+[model]
+# how much
+strength = 0.5
+"""
+
+
+def test_a_saved_setting_leaves_all_else_as_it_is(tmp_path: Path) -> None:
+    path = write(tmp_path, COMMENTED)
+    assert save_setting(path, "model.strength", 0.75) == path
+    assert path.read_text() == COMMENTED.replace("0.5", "0.75")
+    save_setting(path, "camera.mirror", True)
+    save_setting(path, "output.split", True)
+    save_setting(path, "model.name", "auto")
+    config = load_config(path, env={})
+    assert (config.model.strength, config.camera.mirror, config.output.split) == (0.75, True, True)
+    assert config.camera.size == (640, 360)
+    assert path.read_text().startswith('# mine\n[camera]\nsize = "640x360"  # small\n')
+    assert "# how much" in path.read_text()
+
+
+def test_a_first_setting_makes_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "config.toml"
+    save_setting(path, "model.adapt", False)
+    assert load_config(path, env={}).model.adapt is False
+
+
+def test_a_linked_file_stays_a_link(tmp_path: Path) -> None:
+    real, link = write(tmp_path, COMMENTED), tmp_path / "link.toml"
+    link.symlink_to(real)
+    save_setting(link, "model.strength", 1.0)
+    assert link.is_symlink()
+    assert "strength = 1.0" in real.read_text()
+
+
+@pytest.mark.parametrize("text", ["[model", "model = 3\n", "\xff"])
+def test_what_is_no_settings_file_is_not_written_over(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(ConfigError):
+        save_setting(path, "model.strength", 1.0)
+    assert path.read_text(encoding="latin-1") == text

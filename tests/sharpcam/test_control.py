@@ -315,6 +315,11 @@ STATUS = {
     "provider": "cpu",
     "strength": 0.5,
     "split": True,
+    "mirror": True,
+    "step": "s at half size",
+    "governor": "on",
+    "load": 0.614,
+    "clients_told_by": "the driver",
     "source": "camera",
     "sink": "virtual camera",
     "clients": 0,
@@ -348,7 +353,9 @@ def test_status_for_people_and_programs(echo: Echo) -> None:
         code, out, _ = command("status")
         assert code == 0
         assert "idle (nobody watches the virtual camera)" in out
-        assert "strength 0.5, split view" in out
+        assert "strength 0.5, split, mirror" in out
+        assert "on, now s at half size, load 61 %" in out
+        assert "0, by the driver" in out
         assert "1:02:03, pid 12" in out
         assert json.loads(command("status", "--json")[1]) == STATUS
         assert command("status", "--metrics") == (0, "sharpcam_fps 30\n", "")
@@ -361,19 +368,39 @@ def test_orders_are_passed_on(server: ControlServer, echo: Echo) -> None:
     for arguments in (("pause",), ("resume",), ("stop",), ("set", "strength", "0.5")):
         assert command(*arguments) == (0, "", "")
     assert [name for name, _ in echo.asked] == ["pause", "resume", "stop", "set"]
-    assert echo.asked[-1][1] == {"v": 1, "cmd": "set", "key": "strength", "value": "0.5"}
+    asked = {"v": 1, "cmd": "set", "key": "strength", "value": "0.5", "save": False}
+    assert echo.asked[-1][1] == asked
 
 
-def test_a_real_run_is_asked_changed_and_stopped(yuv_model: Path) -> None:
+def test_a_setting_is_saved_when_asked(echo: Echo) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def answer(name: str, request: Any) -> Any:
+        asked.append(dict(request))
+        return {"saved": "/home/me/config.toml"}
+
+    server = ControlServer(answer)
+    try:
+        assert command("set", "mirror", "on", "--save") == (0, "saved in /home/me/config.toml\n", "")
+    finally:
+        server.close()
+    assert asked == [{"v": 1, "cmd": "set", "key": "mirror", "value": "on", "save": True}]
+
+
+def test_a_real_run_is_asked_changed_and_stopped(yuv_model: Path, tmp_path: Path) -> None:
     program = [sys.executable, "-m", "sharpcam"]
     source = ("--source", "testcard", "--sink", "null", "--size", "320x240")
     model = ("--model", str(yuv_model), "--provider", "cpu", "--threads", "1")
-    running = subprocess.Popen([*program, "run", *source, *model], stdout=-1, stderr=-1, text=True)
+    settings = tmp_path / "my.toml"
+    settings.write_text("# mine\n")
+    run = [*program, "run", *source, *model, "--config", str(settings)]
+    running = subprocess.Popen(run, stdout=-1, stderr=-1, text=True)
     assert running.stdout
     assert [running.stdout.readline().split(":")[0] for _ in range(3)] == ["source", "model", "sink"]
     while not socket_path().exists() and running.poll() is None:
         threading.Event().wait(0.01)
-    assert command("set", "strength", "0.5") == (0, "", "")
+    assert command("set", "strength", "0.5", "--save") == (0, f"saved in {settings}\n", "")
+    assert settings.read_text() == "# mine\n\n[model]\nstrength = 0.5\n"
     code, out, _ = command("status", "--json")
     told = json.loads(out)
     assert (code, told["pid"], told["strength"]) == (0, running.pid, 0.5)

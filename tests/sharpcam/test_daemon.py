@@ -20,13 +20,14 @@ import sharpcam.daemon.daemon
 import sharpcam.daemon.live_engine
 import sharpcam.kept_source
 import sharpcam.pipeline
+from sharpcam.config import Config
 from sharpcam.daemon.control import ask
-from sharpcam.daemon.daemon import IDLE_FPS, Daemon
-from sharpcam.daemon.live_engine import LiveEngine
+from sharpcam.daemon.daemon import IDLE_FPS, SETTINGS, Daemon
+from sharpcam.daemon.live_engine import RAMP_FRAMES, LiveEngine
 from sharpcam.daemon.states import HOLD_OFF_S, State
 from sharpcam.errors import ControlError, DeviceLost, SharpCamError
 from sharpcam.frame import Frame
-from sharpcam.governor import DOWN_AFTER_S, UP_AFTER_S, Governor, Tier
+from sharpcam.governor import DOWN_AFTER_S, UP_AFTER_S, Step
 from sharpcam.pipeline import Pipeline
 
 PROMISED = "state model provider strength source sink clients fps latency_ms dropped reconnects uptime_s"
@@ -59,9 +60,14 @@ class Usage:
 
 
 class Rig:
-    """A daemon, its pipeline with a camera that can be opened again and again, and a clock."""
+    """A daemon, its pipeline with a camera that can be opened again and again, and a clock.
 
-    def __init__(self, node: str | None = "/dev/video10", always: str = "") -> None:
+    It is its own ladder: "a" runs, "b" costs a quarter.
+    """
+
+    def __init__(
+        self, node: str | None = "/dev/video10", always: str = "", governing: bool = False, **more: Any
+    ) -> None:
         self.now = 100.0
         self.cameras = [FakeSource(10)]
         self.sink = FakeSink(live=True, fps=200)
@@ -71,16 +77,33 @@ class Rig:
         self.pipeline = Pipeline(self.cameras[0], self.engine, self.sink, reopen=self.open)
         self.loaded: list[Inner] = []
         self.daemon = Daemon(
-            self.pipeline, self.engine, always=always, load=self.load, clock=lambda: self.now
+            *(self.pipeline, self.engine),
+            always=always,
+            ladder=self,
+            steps=self.steps("a"),
+            governing=governing,
+            clock=lambda: self.now,
+            **more,
         )
 
     def open(self) -> FakeSource:
         self.cameras.append(FakeSource(20))
         return self.cameras[-1]
 
-    def load(self, name: str) -> Inner:
-        self.loaded.append(Inner(name))
+    def steps(self, name: str) -> tuple[Step, ...]:
+        first = "a" if name == "auto" else name
+        return Step(first, first, 1.0, 2000), Step("b", "b", 1.0, 500)
+
+    def load(self, step: Step) -> Inner:
+        self.loaded.append(Inner(step.name))
         return self.loaded[-1]
+
+    def pass_frames(self, count: int) -> None:
+        """One after another, so that none is dropped."""
+        for _ in range(count):
+            before = self.pipeline.telemetry["frames_out"]
+            self.cameras[-1].give(1)
+            until(lambda before=before: self.pipeline.telemetry["frames_out"] > before)  # type: ignore[misc]
 
     @property
     def usage(self) -> Usage:
@@ -179,7 +202,7 @@ def test_a_lost_camera_is_told() -> None:
     ("node", "always", "reason"),
     [
         (None, "", "this sink does not tell who watches"),
-        ("/dev/old", "", "this v4l2loopback does not tell who watches (0.13 and newer do)"),
+        ("/dev/old", "", "this v4l2loopback does not tell who watches (0.13 does), nor inotify (No space)"),
         ("/dev/video10", "so it was set", "so it was set"),
     ],
 )
@@ -191,7 +214,11 @@ def test_always_live_says_why(
         def refuse(node: str) -> None:
             raise OSError(22, "Invalid argument")
 
+        def refuse_too(node: str) -> None:
+            raise OSError(28, "No space")
+
         monkeypatch.setattr(sharpcam.daemon.daemon, "ClientUsage", refuse)
+        monkeypatch.setattr(sharpcam.daemon.daemon, "Openers", refuse_too)
     with Rig(node, always) as rig:
         for _ in range(3):
             assert rig.tick(100.0) is State.LIVE
@@ -199,6 +226,19 @@ def test_always_live_says_why(
         assert told["reason"] == f"always live: {reason}"
         assert told["clients"] == (0 if always else None)
         assert not rig.cameras[0].closed
+
+
+def test_where_the_driver_does_not_tell_who_has_the_device_open_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(node: str) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(sharpcam.daemon.daemon, "ClientUsage", refuse)
+    monkeypatch.setattr(sharpcam.daemon.daemon, "Openers", Usage)
+    with Rig() as rig:
+        rig.tick(clients=0)
+        assert rig.tick(HOLD_OFF_S) is State.IDLE
+        assert "who has the device open" in ask("status")["clients_told_by"]
+        assert rig.tick(clients=1) is State.LIVE
 
 
 def test_a_driver_that_falls_silent_leaves_the_camera_open() -> None:
@@ -209,7 +249,8 @@ def test_a_driver_that_falls_silent_leaves_the_camera_open() -> None:
         usage.counts.append(OSError(19, "No such device"))
         assert rig.tick() is State.LIVE
         assert usage.closed
-        assert ask("status")["clients"] is None
+        told = ask("status")
+        assert told["clients"] is told["clients_told_by"] is None
         assert rig.tick(100.0) is State.LIVE
 
 
@@ -223,6 +264,8 @@ def test_status_has_the_promised_keys() -> None:
     assert (told["state"], told["clients"], told["pid"]) == ("live", 1, os.getpid())
     assert (told["model"], told["provider"], told["strength"]) == ("a", "cpu", 1.0)
     assert (told["source"], told["sink"]) == ("fake source", "fake sink")
+    assert (told["step"], told["governor"], told["load"], told["mirror"]) == ("a", "off", None, False)
+    assert told["clients_told_by"] == "the driver"
 
 
 def test_metrics_are_prometheus_text() -> None:
@@ -232,7 +275,19 @@ def test_metrics_are_prometheus_text() -> None:
     assert 'sharpcam_state{state="live"} 1' in lines
     assert 'sharpcam_state{state="idle"} 0' in lines
     assert "sharpcam_clients 1" in lines
+    assert 'sharpcam_governor_steps_total{direction="down"} 0' in lines
     assert any(line.startswith("sharpcam_frames_in_total ") for line in lines)
+
+
+def test_metrics_count_changes_of_state() -> None:
+    with Rig() as rig:
+        for clients in (0, 1, 0):
+            rig.tick(HOLD_OFF_S, clients=clients)
+            rig.tick(HOLD_OFF_S)
+        lines = ask("metrics").splitlines()
+    assert 'sharpcam_state_changes_total{to="idle"} 2' in lines
+    assert 'sharpcam_state_changes_total{to="live"} 1' in lines
+    assert 'sharpcam_state_changes_total{to="paused"} 0' in lines
 
 
 def test_settings_change_at_once() -> None:
@@ -240,14 +295,50 @@ def test_settings_change_at_once() -> None:
         rig.tick(clients=1)
         ask("set", key="strength", value="0.25")
         ask("set", key="split", value="on")
+        ask("set", key="mirror", value="on")
         told = ask("status")
-        assert (told["strength"], told["split"]) == (0.25, True)
+        assert (told["strength"], told["split"], told["mirror"]) == (0.25, True, True)
+        assert rig.engine.mirror
         ask("set", key="split", value="off")
-        for i in range(30, 45):
-            rig.cameras[0].give(i)
-            until(lambda i=i: i in rig.sink.sent)  # type: ignore[misc]
+        ask("set", key="mirror", value="off")
+        rig.pass_frames(RAMP_FRAMES + 1)
         assert rig.inner.strength == 0.25
         assert not rig.inner.split
+        assert not rig.engine.mirror
+
+
+def test_settings_are_saved_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = list[tuple[str, Any]]()
+
+    def save(key: str, value: Any) -> Path:
+        saved.append((key, value))
+        return Path("/home/me/config.toml")
+
+    monkeypatch.setattr(sharpcam.daemon.daemon, "find_models", lambda: ([SimpleNamespace(name="b")], []))
+    with Rig(save=save) as rig:
+        rig.tick(clients=1)
+        settings = {"strength": "0.5", "split": "on", "mirror": "off", "model": "b", "governor": "off"}
+        for key, value in settings.items():
+            assert ask("set", key=key, value=value) == {}
+            assert ask("set", key=key, value=value, save=False) == {}
+        assert saved == []
+        for key, value in settings.items():
+            assert ask("set", key=key, value=value, save=True) == {"saved": "/home/me/config.toml"}
+        with pytest.raises(ControlError):
+            ask("set", key="strength", value="2", save=True)
+    assert saved == [
+        *(("model.strength", 0.5), ("output.split", True), ("camera.mirror", False)),
+        *(("model.name", "b"), ("model.adapt", False)),
+    ]
+    known = {f"{table}.{name}" for table, keys in Config().model_dump().items() for name in keys}
+    assert set(SETTINGS.values()) <= known
+
+
+def test_nothing_changes_where_it_cannot_be_saved() -> None:
+    with Rig() as rig:
+        with pytest.raises(ControlError, match="no settings file"):
+            ask("set", key="strength", value="0.5", save=True)
+        assert rig.engine.strength == 1.0
 
 
 @pytest.mark.parametrize(
@@ -263,7 +354,9 @@ def test_settings_change_at_once() -> None:
         ("model", "../../etc/passwd", "there is no model"),
         ("model", "/tmp/model.onnx", "there is no model"),
         ("model", 7, "there is no model"),
-        ("model", "unheard-of", "known models: here"),
+        ("model", "unheard-of", "known models: auto, here"),
+        ("mirror", "1", "mirror should be on or off"),
+        ("governor", True, "governor should be on or off"),
         ("device", "/dev/video0", "cannot be set"),
         (None, "1", "cannot be set"),
     ],
@@ -275,7 +368,12 @@ def test_settings_that_cannot_be(key: Any, value: Any, text: str, monkeypatch: p
         with pytest.raises(ControlError) as caught:
             ask("set", key=key, value=value)
         assert text in f"{caught.value} {caught.value.hint}"
-        assert (rig.engine.strength, rig.engine.split, rig.loaded) == (1.0, False, [])
+        assert (rig.engine.strength, rig.engine.split, rig.engine.mirror, rig.loaded) == (
+            1.0,
+            False,
+            False,
+            [],
+        )
 
 
 def test_another_model_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,11 +381,11 @@ def test_another_model_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with Rig() as rig:
         rig.tick(clients=1)
         ask("set", key="model", value="here")
-        rig.cameras[0].give(*range(30, 33))
-        until(lambda: ask("status")["model"] == "here")
+        rig.pass_frames(RAMP_FRAMES + 1)
+        told = ask("status")
+        assert (told["model"], told["step"]) == ("here", "here")
         assert rig.inner.closed
-        rig.load = lambda name: (_ for _ in ()).throw(SharpCamError("damaged"))  # type: ignore[method-assign,assignment]
-        rig.daemon._load = rig.load
+        rig.load = lambda step: (_ for _ in ()).throw(SharpCamError("damaged"))  # type: ignore[method-assign,assignment]
         with pytest.raises(ControlError, match="damaged"):
             ask("set", key="model", value="here")
         assert ask("status")["model"] == "here"
@@ -323,24 +421,33 @@ def test_what_cannot_listen_still_runs(tmp_path: Path, monkeypatch: pytest.Monke
         until(lambda: 10 in rig.sink.sent)
 
 
+def test_the_last_state_is_stopping() -> None:
+    with Rig() as rig:
+        rig.tick(clients=0)
+        assert rig.tick(HOLD_OFF_S) is State.IDLE
+        rest = rig.pipeline._rest
+        ask("stop")
+        assert rig.tick() is State.STOPPING
+        assert rig.pipeline._rest is rest, "the camera is not opened for the end"
+
+
 # The governor
 
 
 def seconds(rig: Rig, count: int, frames: int = 10) -> None:
-    """So many seconds with `frames` frames in each, one after another through the pipeline."""
+    """So many seconds with `frames` frames in each."""
     for _ in range(count):
-        for _ in range(frames):
-            before = rig.pipeline.telemetry["frames_out"]
-            rig.cameras[-1].give(1)
-            until(lambda before=before: rig.pipeline.telemetry["frames_out"] > before)  # type: ignore[misc]
+        rig.pass_frames(frames)
         rig.tick(1.0)
+        if rig.daemon._change is not None:
+            rig.daemon._change.join(20)
 
 
 class Slow:
     """Seconds of the engine's clock that each model takes, without taking them."""
 
     def __init__(self, rig: Rig, monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
-        self.now = 0.0
+        self.now, self.seconds = 0.0, seconds
         monkeypatch.setattr(sharpcam.daemon.live_engine.time, "perf_counter", lambda: self.now)
         make = rig.load
 
@@ -348,40 +455,46 @@ class Slow:
             process = inner.process
 
             def slow(frame: Frame, out: Frame) -> None:
-                self.now += seconds[name]
+                self.now += self.seconds[name]
                 process(frame, out)
 
             inner.process = slow  # type: ignore[method-assign]
             return inner
 
         slowed(rig.inner, "a")
-        rig.daemon._load = lambda name: slowed(make(name), name)
+        rig.load = lambda step: slowed(make(step), step.name)  # type: ignore[method-assign,assignment]
 
 
 def governed() -> Rig:
-    rig = Rig(always="always")
-    rig.daemon._governor = Governor([Tier("a", 2000), Tier("b", 500)])
-    return rig
+    return Rig(always="always", governing=True)
 
 
-def test_a_model_that_is_too_slow_makes_way_for_a_smaller_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_too_slow_makes_way_for_a_smaller_one_and_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rig = governed()
-    Slow(rig, monkeypatch, a=0.2, b=0.05)  # 200 % and 50 % at ten frames a second
+    slow = Slow(rig, monkeypatch, a=0.2, b=0.05)  # 200 % and 50 % at ten frames a second
     with rig:
         until(lambda: 10 in rig.sink.sent)
         rig.tick()
-        seconds(rig, 2)
-        assert rig.engine.busy_s is None, "so few frames tell nothing"
-        seconds(rig, 2)
-        assert rig.engine.busy_s == pytest.approx(0.2)
-        assert rig.daemon._change is None, "it may pass"
-        seconds(rig, int(DOWN_AFTER_S))
-        until(lambda: bool(rig.loaded) and not rig.daemon._change.is_alive())  # type: ignore[union-attr]
+        seconds(rig, 4)
+        assert rig.engine.late_s is None, "so few frames tell nothing"
         seconds(rig, 1)
-        assert ask("status")["model"] == "b"
+        assert rig.engine.late_s == pytest.approx(0.2)
+        assert rig.daemon._change is None, "it may pass"
+        seconds(rig, int(DOWN_AFTER_S) + 3)
+        told = ask("status")
+        assert (told["model"], told["step"], told["governor"]) == ("b", "b", "on")
         assert rig.inner.closed
         seconds(rig, int(UP_AFTER_S) + 10)
+        assert ask("status")["load"] == pytest.approx(0.5)
         assert len(rig.loaded) == 1, "there is no room to go back"
+        slow.seconds |= {"a": 0.05, "b": 0.0125}
+        seconds(rig, int(UP_AFTER_S) + 10)
+        assert ask("status")["model"] == "a"
+        lines = ask("metrics").splitlines()
+        assert 'sharpcam_governor_steps_total{direction="down"} 1' in lines
+        assert 'sharpcam_governor_steps_total{direction="up"} 1' in lines
 
 
 def test_a_camera_that_gives_less_than_it_promised_leaves_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,7 +503,7 @@ def test_a_camera_that_gives_less_than_it_promised_leaves_more_time(monkeypatch:
     with rig:
         rig.tick()
         seconds(rig, 20, frames=4)
-        assert rig.engine.busy_s is not None
+        assert rig.engine.late_s is not None
         assert not rig.loaded
 
 
@@ -399,10 +512,12 @@ def test_while_nothing_comes_the_governor_waits(monkeypatch: pytest.MonkeyPatch)
     Slow(rig, monkeypatch, a=0.2, b=0.05)
     with rig:
         rig.tick()
+        rig.pass_frames(50)
         for _ in range(6):  # overloaded for two seconds each time
             seconds(rig, 2)
             ask("pause")
             rig.tick(10.0)
+            assert ask("status")["load"] is None
             ask("resume")
             rig.tick()
             until(lambda: not rig.cameras[-1].closed and rig.cameras[-1].script.empty())
@@ -410,16 +525,47 @@ def test_while_nothing_comes_the_governor_waits(monkeypatch: pytest.MonkeyPatch)
         assert not rig.loaded
 
 
-def test_a_model_that_somebody_sets_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_somebody_sets_stays_until_the_governor_is_switched_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(sharpcam.daemon.daemon, "find_models", lambda: ([SimpleNamespace(name="a")], []))
     rig = governed()
     Slow(rig, monkeypatch, a=0.2, b=0.05)
     with rig:
         rig.tick()
         ask("set", key="model", value="a")
-        seconds(rig, 8)
-        assert rig.engine.busy_s == pytest.approx(0.2)
+        seconds(rig, 10)
+        assert rig.engine.late_s == pytest.approx(0.2)
         assert [engine.model.name for engine in rig.loaded] == ["a"]
+        assert ask("status")["governor"] == "off"
+        ask("set", key="governor", value="on")
+        seconds(rig, int(DOWN_AFTER_S) + 3)
+        assert ask("status")["step"] == "b"
+        ask("set", key="governor", value="off")
+        seconds(rig, 10)
+        told = ask("status")
+        assert (told["model"], told["step"], told["governor"]) == ("a", "a", "off"), "back to what was wanted"
+
+
+def test_set_model_auto_governs_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharpcam.daemon.daemon, "find_models", lambda: ([SimpleNamespace(name="b")], []))
+    rig = governed()
+    Slow(rig, monkeypatch, a=0.2, b=0.05)
+    with rig:
+        rig.tick()
+        ask("set", key="model", value="b")
+        assert ask("status")["governor"] == "off"
+        ask("set", key="model", value="auto")
+        seconds(rig, 3)
+        told = ask("status")
+        assert (told["model"], told["governor"]) == ("a", "on")
+
+
+def test_without_a_cheaper_way_there_is_nothing_to_govern() -> None:
+    with Rig(always="always") as rig:
+        rig.daemon._steps = rig.daemon._steps[:1]
+        with pytest.raises(ControlError, match="nothing to govern"):
+            ask("set", key="governor", value="on")
 
 
 def test_a_smaller_model_that_is_damaged_is_done_without(
@@ -429,15 +575,15 @@ def test_a_smaller_model_that_is_damaged_is_done_without(
     Slow(rig, monkeypatch, a=0.2, b=0.05)
     tries: list[str] = []
 
-    def damaged(name: str) -> Inner:
-        tries.append(name)
+    def damaged(step: Step) -> Inner:
+        tries.append(step.name)
         raise SharpCamError("its checksum is wrong")
 
-    rig.daemon._load = damaged
+    rig.load = damaged  # type: ignore[method-assign]
     with rig:
         rig.tick()
-        seconds(rig, 8)
-        until(lambda: "model b cannot be had: its checksum is wrong" in caplog.text)
+        seconds(rig, 9)
+        until(lambda: "governor cannot='b' error=its checksum is wrong" in caplog.text)
         seconds(rig, 8)
         assert ask("status")["model"] == "a"
         assert tries == ["b"]

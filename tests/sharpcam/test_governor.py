@@ -8,47 +8,60 @@ from itertools import pairwise
 
 import pytest
 
-from sharpcam.governor import DOWN_AFTER_S, UP_AFTER_S, Governor, Tier
+from sharpcam.governor import DOWN_AFTER_S, UP_AFTER_S, Governor, Step
 
-SMALL, MIDDLE, LARGE = Tier("s", 1000), Tier("m", 2000), Tier("l", 6000)
+LARGE, MIDDLE, SMALL = Step("l", "l", 1.0, 6000), Step("m", "m", 1.0, 2000), Step("s", "s", 1.0, 1000)
+HALF, OFF = Step("s at half size", "s", 0.5, 300), Step("off", "", 1.0, 0)
 TICK_S, NOTICE_S = 0.1, 1.0  # a change is in the average only a second later
 
 
 def simulate(
-    governor: Governor, load: Callable[[float, Tier], float], hours: float = 1.0, seed: int = 1
+    governor: Governor, load: Callable[[float, Step], float], hours: float = 1.0, seed: int = 1
 ) -> list[tuple[float, str]]:
-    """(time, name) of every change on a machine where `load(now, tier)` is what a tier takes."""
+    """(time, name) of every change on a machine where `load(now, step)` is what a step takes."""
     noise, changes, ready = random.Random(seed), list[tuple[float, str]](), 0.0
     for i in range(int(hours * 3600 / TICK_S)):
         now = i * TICK_S
         if now < ready:
             continue
-        tier = governor.step(now, load(now, governor.tier) * noise.uniform(0.95, 1.05))
-        if tier is not None:
-            assert tier is not governor.tier
-            governor.changed(now, tier)
-            changes.append((now, tier.name))
+        step = governor.step(now, load(now, governor.present) * noise.uniform(0.95, 1.05))
+        if step is not None:
+            places = [governor.steps.index(s) for s in (governor.present, step)]
+            assert abs(places[0] - places[1]) == 1, "one step at a time"
+            governor.changed(now, step)
+            changes.append((now, step.name))
             ready = now + NOTICE_S
     return changes
 
 
 def test_a_machine_that_has_room_keeps_what_was_chosen() -> None:
-    assert simulate(Governor([LARGE, SMALL, MIDDLE]), lambda _, tier: tier.macs_per_pixel / 10_000) == []
+    assert simulate(Governor([LARGE, SMALL, MIDDLE]), lambda _, step: step.cost / 10_000) == []
 
 
 def test_one_that_cannot_steps_down_at_once_to_what_it_can_and_stays() -> None:
-    changes = simulate(Governor([SMALL, MIDDLE, LARGE]), lambda _, tier: tier.macs_per_pixel / 3_000)
+    changes = simulate(Governor([SMALL, MIDDLE, LARGE]), lambda _, step: step.cost / 3_000)
     assert [name for _, name in changes] == ["m"]
     assert changes[0][0] == pytest.approx(DOWN_AFTER_S, abs=0.3)
 
 
-def test_two_steps_at_once_when_it_needs_both() -> None:
-    changes = simulate(Governor([SMALL, MIDDLE, LARGE]), lambda _, tier: tier.macs_per_pixel / 1_600)
-    assert [name for _, name in changes] == ["s"]
+def test_it_goes_on_down_until_it_fits() -> None:
+    changes = simulate(Governor([OFF, LARGE, HALF, SMALL, MIDDLE]), lambda _, step: step.cost / 500)
+    assert [name for _, name in changes] == ["m", "s", "s at half size"]
+    assert changes[-1][0] == pytest.approx(3 * DOWN_AFTER_S + 2 * NOTICE_S, abs=0.5)
+
+
+def test_the_last_step_down_is_no_model_and_it_is_left_when_there_is_room_again() -> None:
+    def load(now: float, step: Step) -> float:
+        return step.cost / (100 if now < 50 else 3000)
+
+    changes = simulate(Governor([OFF, SMALL, HALF]), load)
+    downs = [name for now, name in changes if now < 50]
+    assert downs == ["s at half size", "off", "s at half size", "off"], "tried once in vain"
+    assert [name for now, name in changes if now >= 50] == ["s at half size", "s"]
 
 
 def test_the_smallest_is_kept_however_late_it_is() -> None:
-    changes = simulate(Governor([SMALL, MIDDLE]), lambda _, tier: 3.0)
+    changes = simulate(Governor([SMALL, MIDDLE]), lambda _, step: 3.0)
     assert [name for _, name in changes] == ["s"]
 
 
@@ -57,25 +70,25 @@ def test_a_hiccup_changes_nothing() -> None:
 
 
 def test_after_a_busy_time_it_comes_back() -> None:
-    def load(now: float, tier: Tier) -> float:
-        return tier.macs_per_pixel / (1_500 if now < 300 else 15_000)
+    def load(now: float, step: Step) -> float:
+        return step.cost / (1_500 if now < 300 else 15_000)
 
     changes = simulate(Governor([SMALL, MIDDLE, LARGE]), load)
-    assert [name for _, name in changes] == ["s", "m", "l"]
-    assert changes[1][0] == pytest.approx(300 + UP_AFTER_S, abs=1)
-    assert changes[2][0] == pytest.approx(300 + 2 * UP_AFTER_S, abs=3)
+    assert [name for _, name in changes] == ["m", "s", "m", "l"]
+    assert changes[2][0] == pytest.approx(300 + UP_AFTER_S, abs=1)
+    assert changes[3][0] == pytest.approx(300 + 2 * UP_AFTER_S, abs=3)
 
 
 def test_what_would_just_fit_is_not_stepped_up_to() -> None:
     governor = Governor([SMALL, MIDDLE])
     governor.changed(0.0, SMALL)
-    assert simulate(governor, lambda _, tier: tier.macs_per_pixel / 2_700) == [], "0.74 is too near to 0.9"
+    assert simulate(governor, lambda _, step: step.cost / 2_500) == [], "0.8 is too near to 0.95"
 
 
 def test_no_swinging_where_the_costs_mislead() -> None:
     """A small model so cheap that the larger one seems to fit, which it does not."""
-    true = {SMALL: 0.25, MIDDLE: 0.95}
-    changes = simulate(Governor([SMALL, MIDDLE]), lambda _, tier: true[tier], hours=8)
+    true = {SMALL: 0.25, MIDDLE: 1.1}
+    changes = simulate(Governor([SMALL, MIDDLE]), lambda _, step: true[step], hours=8)
     times = [now for now, _ in changes]
     assert len([t for t in times if t < 3600]) <= 16, "8 steps up, each after twice the time"
     ups = times[1::2]
@@ -86,8 +99,8 @@ def test_no_swinging_where_the_costs_mislead() -> None:
 
 @pytest.mark.parametrize("period", [10, 25, 40, 90, 300])
 def test_no_swinging_with_a_load_that_comes_and_goes(period: float) -> None:
-    def load(now: float, tier: Tier) -> float:
-        return tier.macs_per_pixel / (2_000 if (now // period) % 2 else 8_000)
+    def load(now: float, step: Step) -> float:
+        return step.cost / (2_000 if (now // period) % 2 else 8_000)
 
     changes = simulate(Governor([SMALL, MIDDLE]), load, hours=2)
     if period < 300:
@@ -119,7 +132,7 @@ def test_a_model_that_cannot_be_had_is_not_asked_for_again() -> None:
     governor.step(0.0, 1.2)
     assert governor.step(DOWN_AFTER_S, 1.2) is MIDDLE
     governor.drop(MIDDLE)
-    assert governor.tier is LARGE
+    assert governor.present is LARGE
     governor.step(10.0, 1.2)
     assert governor.step(10.0 + DOWN_AFTER_S, 1.2) is SMALL
     governor.drop(SMALL)

@@ -55,3 +55,10 @@ def test_pause_goes_before_all_else() -> None:
         paused = Situation(paused=True, clients=seen.clients, lost=seen.lost)
         assert machine.step(50.0, paused) is State.PAUSED
     assert machine.step(51.0, WATCHED) is State.LIVE
+
+
+def test_the_end_is_told_whatever_else_is_going_on() -> None:
+    machine = Machine(0.0)
+    for seen in (Situation(stopping=True), Situation(paused=True, clients=0, lost="gone", stopping=True)):
+        assert machine.step(50.0, seen) is State.STOPPING
+    assert machine.reason == "it was told to"

@@ -17,7 +17,6 @@ from sharpcam.frame import Frame
 from sharpcam.models import Model
 from sharpcam.pipeline import Pipeline
 from sharpcam.runtime import usable_cores
-from sharpcam.sources.testcard import TestCard
 from sharpcam.telemetry import Telemetry
 
 PACED_FPS = 30.0
@@ -90,6 +89,9 @@ class Nowhere:
 
 def pictures(size: tuple[int, int]) -> list[Frame]:
     """Frames of the test card, one after the other."""
+    # here: `run` imports this module too, and would wait for the whole scene to be loaded
+    from sharpcam.sources.testcard import TestCard
+
     card = TestCard(size, PACED_FPS)
     return [card.soft(i) for i in range(_READY)]
 

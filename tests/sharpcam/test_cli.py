@@ -152,6 +152,17 @@ def test_help_does_not_load_what_is_heavy() -> None:
     assert not heavy & set(loaded)
 
 
+def test_run_does_not_load_what_only_some_runs_need() -> None:
+    code = "import sys, sharpcam.cli.run\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert "sharpcam.pipeline" in loaded
+    assert not [
+        name for name in loaded if name.startswith(("sharpcam.sources.testcard", "sharpcam.sources.scene"))
+    ]
+    assert not {"rich", "pyvirtualcam"} & set(loaded)
+
+
 def test_sharpcam_never_loads_torch_or_the_training() -> None:
     code = "import sys, sharpcam.cli.run, sharpcam.cli.bench, sharpcam.cli.models\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -20,7 +20,6 @@ from sharpcam.runtime import session_options
 
 SIDE = 1024
 MAP = (180, 320)
-MACS_MATRIX = SIDE**3
 
 
 @dataclass(frozen=True)
@@ -36,17 +35,17 @@ class Peak:
 def peaks(threads: int) -> dict[str, Peak]:
     """The candidates by name."""
     rng = np.random.default_rng(0)
-    square = (SIDE, SIDE)
+    square, product = (SIDE, SIDE), SIDE**3
     floats, bytes_ = rng.random(square, np.float32), rng.integers(0, 256, square, np.uint8)
     # 7 bits, as the students have them
     weights = rng.integers(-63, 64, square, np.int8)
     found = {
-        "matmul-float32": _peak("MatMul", [floats, floats], threads, "float32", MACS_MATRIX),
-        "matmul-uint8": _peak("MatMulInteger", [bytes_, weights], threads, "uint8", MACS_MATRIX),
+        "matmul-float32": _peak("MatMul", [floats, floats], threads, "float32", product),
+        "matmul-uint8": _peak("MatMulInteger", [bytes_, weights], threads, "uint8", product),
     }
     steps = [_f(0.01), _u(128)]
     arguments: list[Any] = [bytes_, *steps, weights, _f(0.01), np.array(0, np.int8), _f(3.0), _u(128)]
-    found["qlinearmatmul-uint8"] = _peak("QLinearMatMul", arguments, threads, "uint8", MACS_MATRIX)
+    found["qlinearmatmul-uint8"] = _peak("QLinearMatMul", arguments, threads, "uint8", product)
     for channels in (64, 128):
         macs = channels**2 * 9 * MAP[0] * MAP[1]
         kernel = rng.integers(-63, 64, (channels, channels, 3, 3), np.int8)

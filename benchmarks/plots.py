@@ -50,6 +50,16 @@ def caption(axes: Any, found: Found, more: str = "") -> None:
     axes.set_title(text, loc="right", fontsize=7, color=GREY)
 
 
+def logarithmic(axes: Any) -> None:
+    """A logarithmic x axis with numbers as people write them."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def speed_bars(found: Found, cell: str, path: Path) -> Path:
     """All contenders of a cell, as bars on a logarithmic axis, fastest first."""
     from matplotlib.patches import Patch
@@ -72,7 +82,7 @@ def speed_bars(found: Found, cell: str, path: Path) -> Path:
             (max(ms["p50"], ms["p75"]), place), (4, 0), textcoords="offset points", va="center", fontsize=8,
         )  # fmt: skip
     axes.set_yticks(range(len(names)), [_label(about[n]) for n in names])
-    axes.set_xscale("log")
+    logarithmic(axes)
     axes.margins(x=0.12, y=0.01)
     axes.axvline(FRAME_MS, color=GREY, linestyle="--", linewidth=1)
     axes.annotate("30 fps", (FRAME_MS, 1), (3, 2), xycoords=("data", "axes fraction"),
@@ -137,7 +147,7 @@ def pareto(panels: dict[str, list[tuple[str, float, float]]], speed: Found, cell
             axes.annotate(plain(label), (ms, gain), (5, 5), textcoords="offset points", fontsize=8)
         axes.axhline(0, color=GREY, linewidth=1)
         axes.axvline(FRAME_MS, color=GREY, linestyle="--", linewidth=1)
-        axes.set_xscale("log")
+        logarithmic(axes)
         axes.margins(x=0.2, y=0.12)
         axes.set_xlabel(f"ms a frame, {cell}")
         axes.set_ylabel("gain over the input, dB of PSNR")

@@ -33,7 +33,8 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for the weights of 4-D convolutions of `model`, AdamW for its other parameters.
+    """Muon for the weights of convolutions of `model`, AdamW for its other parameters (and depthwise ones,
+    whose outputs are not directions of one space).
 
     Args:
         lr: of Adam. Muon's is `ratio` times as large, schedules included: it is the spectral norm of a step.
@@ -53,8 +54,8 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         learned = [p for p in model.parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in learned if p.dim() == 4], "muon": True},
-            {"params": [p for p in learned if p.dim() != 4], "muon": False},
+            {"params": [p for p in learned if _mixes(p)], "muon": True},
+            {"params": [p for p in learned if not _mixes(p)], "muon": False},
         ]
         defaults = {"lr": lr, "ratio": ratio, "momentum": momentum, "betas": betas, "eps": eps}
         super().__init__([g for g in groups if g["params"]], defaults | {"weight_decay": weight_decay})
@@ -68,6 +69,10 @@ class Muon(torch.optim.Optimizer):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                     (_muon if group["muon"] else _adam)(p, p.grad, self.state[p], group)
         return loss
+
+
+def _mixes(p: Tensor) -> bool:
+    return p.dim() == 4 and p.shape[1] > 1
 
 
 def _muon(p: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:

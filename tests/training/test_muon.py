@@ -89,6 +89,12 @@ def test_it_learns_and_resumes_exactly() -> None:
         assert torch.equal(p, q)
 
 
+def test_depthwise_convolutions_are_adams() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 2, 1))
+    by_muon = [g for g in Muon(model, 1e-3).param_groups if g["muon"]]
+    assert [tuple(p.shape) for g in by_muon for p in g["params"]] == [(2, 4, 1, 1)]
+
+
 def test_a_learning_rate_of_nothing_moves_nothing() -> None:
     model = network()
     before = copy.deepcopy(model.state_dict())

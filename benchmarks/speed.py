@@ -98,10 +98,20 @@ class Ready:
     def __init__(self) -> None:
         self._frames: dict[Size, list[Frame]] = {}
 
-    def __call__(self, size: Size) -> list[Frame]:
+    def __call__(self, size: Size, smaller: Size) -> list[Frame]:
+        """The card at `size`, shrunk to `smaller`."""
         if size not in self._frames:
             self._frames[size] = pictures(size)
-        return self._frames[size]
+        if smaller not in self._frames:
+            self._frames[smaller] = [shrunk(frame, smaller) for frame in self._frames[size]]
+        return self._frames[smaller]
+
+
+def shrunk(frame: Frame, size: Size) -> Frame:
+    small = Frame(*size, frame.color)
+    for source, target in zip(frame.planes, small.planes, strict=True):
+        cv2.resize(source, target.shape[::-1], dst=target, interpolation=cv2.INTER_AREA)
+    return small
 
 
 class Cell:
@@ -122,7 +132,7 @@ class Cell:
             runners: dict[str, Watched] = {}
             for contender in contenders:
                 try:
-                    runner = contender.open(ready(sizes[contender.name]), self.threads)
+                    runner = contender.open(ready(self.size, sizes[contender.name]), self.threads)
                 except SharpCamError as error:
                     left_out[contender.name] = str(error)
                     say(f"{contender.title} is left out: {error}")

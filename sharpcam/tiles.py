@@ -39,7 +39,10 @@ class Span(NamedTuple):
 
 def cut(side: int, parts: int, halo: int, step: int) -> list[Span]:
     """Cuts `side` into tiles that read about as much each; all borders are multiples of `step`, as `side` and
-    `halo` are. The tiles at the ends have one halo only, so they give more than those between."""
+    `halo` are. The tiles at the ends have one halo only, so they give more than those between.
+
+    Needs `parts` times a `step` between the outermost halos.
+    """
     inner = (halo + part * (side - 2 * halo) / parts for part in range(1, parts))
     borders = [0, *(int(border / step + 0.5) * step for border in inner), side]
     return [Span(max(0, a - halo), a, b, min(side, b + halo)) for a, b in pairwise(borders)]
@@ -48,7 +51,8 @@ def cut(side: int, parts: int, halo: int, step: int) -> list[Span]:
 def grid(width: int, height: int, count: int, halo: int, step: int) -> tuple[list[Span], list[Span]]:
     """Columns and rows of at most `count` tiles, such that the largest tile is as small as can be.
 
-    That cuts the longer side first. There are fewer than `count` where more would be all halo, or no gain."""
+    That cuts the longer side first. There are fewer than `count` where more would be mostly halo, or no gain.
+    """
 
     def sides(side: int) -> list[list[Span]]:
         return [
@@ -64,7 +68,8 @@ def grid(width: int, height: int, count: int, halo: int, step: int) -> tuple[lis
         if len(columns) * len(rows) <= count
         and sum(pixels(columns)) * sum(pixels(rows)) <= MAX_WORK * width * height
     )
-    return min(fitting, key=lambda g: (max(pixels(g[0])) * max(pixels(g[1])), len(g[0]) * len(g[1])))
+    # of equals the first, which has the fewest tiles
+    return min(fitting, key=lambda g: max(pixels(g[0])) * max(pixels(g[1])))
 
 
 class Tiles:

@@ -131,7 +131,10 @@ def load() -> Iterator[Load]:
 
 
 def tiles_of(engine: Engine) -> int:
-    return len(engine._bound) if isinstance(engine._bound, Tiles) else 1
+    if not isinstance(engine._bound, Tiles):
+        return 1
+    assert len(engine._bound) > 1, "a whole frame needs no tile"
+    return len(engine._bound)
 
 
 def noisy(size: tuple[int, int], seed: int, number: int) -> Frame:
@@ -262,7 +265,7 @@ def test_sizes_change_on_the_way(shipped: Model, load: Load) -> None:
 
 def test_too_small_a_halo_would_be_seen(shipped: Model, load: Load) -> None:
     """That the tests above look where a mistake would be."""
-    less = replace(shipped, manifest=shipped.manifest.model_copy(update={"halo": 16}))
+    less = replace(shipped, manifest=shipped.manifest.model_copy(update={"halo": 24}))
     frames = clip(SIZE, 1, 3)
     whole, tiled = run(load(shipped, SIZE, 1), frames), run(load(less, SIZE, 2), frames)
     differ = np.argwhere(whole[2][: SIZE[1]] != tiled[2][: SIZE[1]])[:, 1]
@@ -276,6 +279,8 @@ def test_states_of_other_shapes_and_starts(tmp_path: Path, load: Load) -> None:
     models = [
         write_model(tmp_path / "tiny", yuv_graph(), text, strength_input=True, halo=8),
         write_model(tmp_path / "delay", delay_graph(), DELAY_STATE, halo=0),
+        # the middle, 161, would cut a pixel of chroma in two
+        write_model(tmp_path / "single", delay_graph(), DELAY_STATE, halo=0, size_multiple=1),
         write_model(tmp_path / "still", yuv_graph(state=False, strength=False), halo=8),
     ]
     frames = clip(SIZE, 6, 5)

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Mount, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp
 
 from sharpcam import __version__
@@ -128,7 +128,7 @@ def make_app(
         routes=[
             Route("/enter", enter, methods=["POST"]),
             *(Route(at, _file(_STATIC / name)) for at, name in _ENTRANCE.items()),
-            Mount(session.prefix, routes=inside),
+            Mount(session.prefix, Router(inside, redirect_slashes=False)),
         ],
         exception_handlers={
             HTTPException: _http_failure,
@@ -136,6 +136,7 @@ def make_app(
             ClientDisconnect: _gone,
         },
     )
+    app.router.redirect_slashes = False
     return Guard(app, session, {"/enter", *_ENTRANCE}, used)
 
 

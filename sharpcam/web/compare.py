@@ -10,8 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable
+from io import BufferedReader
+from typing import BinaryIO, cast
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -76,6 +80,7 @@ class _Relay(Response):
         super().__init__()
         del self.headers["content-length"]
         self._job, self._settings, self._done = job, settings, done
+        self._ended = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -91,6 +96,11 @@ class _Relay(Response):
                 with contextlib.suppress(asyncio.CancelledError, TimeoutError, OSError):
                     await relay
         finally:
+            self._end()
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._ended = True
             self._done()
 
     async def _relay(self, send: Send) -> None:
@@ -98,27 +108,30 @@ class _Relay(Response):
             async with asyncio.timeout(SLOW_S):
                 await send({"type": "http.response.body", "body": data, "more_body": more})
 
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "sharpcam.web.worker", *self._settings),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
+        # not asyncio's own subprocesses: whoever stops waiting for one while it starts, waits for ever
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "sharpcam.web.worker", *self._settings],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
-        assert process.stdin is not None and process.stdout is not None  # noqa: PT018
-        feeding = asyncio.ensure_future(_feed(process.stdin, self._job))
+        stdin, stdout = cast(BinaryIO, process.stdin), cast(BufferedReader, process.stdout)
+        feeding = threading.Thread(target=_feed, args=(stdin, self._job), daemon=True)
+        feeding.start()
         try:
-            while data := await process.stdout.read(_CHUNK):
+            while data := await asyncio.to_thread(stdout.read1, _CHUNK):
                 await pass_on(data)
-            code = await process.wait()
+            code = await asyncio.to_thread(process.wait)
             last = b""
             if code:
                 log.warning("comparison: exit status %d", code)
                 last = record("failed", error="the comparison broke off", hint=_hint(code))
+            self._end()  # before the page hears of it and perhaps asks for the next
             await pass_on(last, more=False)
         finally:
-            feeding.cancel()
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+            process.kill()
+            process.wait()
+            stdout.close()
+            feeding.join()
 
 
 def _hint(code: int) -> str:
@@ -127,11 +140,9 @@ def _hint(code: int) -> str:
     )
 
 
-async def _feed(stdin: asyncio.StreamWriter, data: bytes) -> None:
-    with contextlib.suppress(ConnectionError):  # it has ended: its status tells
+def _feed(stdin: BinaryIO, data: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError), stdin:  # it has ended: its status tells
         stdin.write(data)
-        await stdin.drain()
-        stdin.close()
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import struct
 import sys
 import threading
 import time
@@ -31,6 +32,7 @@ FPS = 15.0
 MAX_WIDTH = 1280  # of each of the two halves
 MIN_WIDTH = 160
 QUALITY = 80  # of JPEG
+_BLOCK = 16  # rows that share chroma in a JPEG
 MAX_VIEWERS = 8
 STATUS_S = 0.5  # between two reports of how it goes
 SLOW_S = 5.0  # in which a viewer has to take what it asked for, and to ask again
@@ -72,16 +74,22 @@ class Tap:
 
 
 def encode(before: Frame, after: Frame, width: int) -> bytes:
-    """One JPEG with `before` above `after`, each at most `width` pixels wide: two that cannot come apart."""
+    """One JPEG with `before` above `after`, each at most `width` pixels wide: two that cannot come apart.
+
+    Four bytes stand before it: the row where `after` begins and how many rows each has, both big-endian. The
+    rows between them keep the two from sharing blocks of the JPEG, and so from colouring each other.
+    """
     wide = min(width, before.width) // 2 * 2
     high = max(2, round(before.height * wide / before.width / 2) * 2)
-    both = np.empty((2 * high, wide, 3), np.uint8)
-    for frame, half in ((before, both[:high]), (after, both[high:])):
+    start = (-(-high // _BLOCK) + 1) * _BLOCK
+    both = np.empty((start + high, wide, 3), np.uint8)
+    for frame, half in ((before, both[:high]), (after, both[start:])):
         to_rgb(_shrunk(frame, wide, high), half)
+    both[high : start - _BLOCK], both[start - _BLOCK : start] = both[high - 1], both[start]
     cv2.cvtColor(both, cv2.COLOR_RGB2BGR, both)
     done, data = cv2.imencode(".jpg", both, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     assert done  # it has a size that fits
-    return data.tobytes()
+    return struct.pack(">HH", start, high) + data.tobytes()
 
 
 def _shrunk(frame: Frame, width: int, height: int) -> Frame:

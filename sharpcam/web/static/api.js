@@ -45,16 +45,16 @@ export async function* compare(job, pictures, signal) {
   const headers = { ...WRITE, "Content-Type": "application/octet-stream" };
   const response = await checked(fetch("compare", { method: "POST", headers, body, signal }));
   const bytes = new Bytes(response.body.getReader());
-  for (;;) {
-    const head = await bytes.read(4);
-    if (!head) return;
+  let ended = false;
+  for (let head = await bytes.read(4); head; head = await bytes.read(4)) {
     const size = new DataView(head.buffer).getUint32(0);
     const record = JSON.parse(new TextDecoder().decode(await bytes.read(size)));
     record.data = new Blob([record.bytes ? await bytes.read(record.bytes) : ""]);
     if (record.kind === "failed") throw new Failure(record.error, record.hint);
+    ended = record.kind === "end";
     yield record;
-    if (record.kind === "end") return;
   }
+  if (!ended) throw new Failure("the comparison broke off", "try again");
 }
 
 // Reads a stream in pieces of the wanted sizes.

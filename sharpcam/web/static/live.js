@@ -17,6 +17,7 @@ export class Live {
   #asked = false; // a picture is on its way
   #share = 0.5;
   #bitmap = null;
+  #rows = { after: 0, high: 0 }; // of the bitmap
   #status = null;
   #latencies = [];
   #changed = new Map(); // setting -> until when reports do not count
@@ -80,27 +81,29 @@ export class Live {
 
   async #show(blob) {
     this.#asked = false;
-    const bitmap = await createImageBitmap(new Blob([blob], { type: "image/jpeg" })).catch(() => null);
+    const head = new DataView(await blob.slice(0, 4).arrayBuffer()); // see encode() in web/live.py
+    const bitmap = await createImageBitmap(blob.slice(4, blob.size, "image/jpeg")).catch(() => null);
     this.#ask();
     if (!bitmap || !this.#wanted) return;
     this.#bitmap?.close();
     this.#bitmap = bitmap;
+    this.#rows = { after: head.getUint16(0), high: head.getUint16(2) };
     $("picture").dataset.frames = Number($("picture").dataset.frames ?? 0) + 1;
     this.#draw();
     this.#cover();
   }
 
-  // Left of the split the upper half of the bitmap (before), right of it the lower one (after).
+  // Left of the split what lies above in the bitmap (before), right of it what lies below (after).
   #draw() {
     if (!this.#bitmap) return;
-    const { width, height: both } = this.#bitmap;
+    const { width } = this.#bitmap;
+    const { after, high: height } = this.#rows;
     const canvas = $("picture");
-    const height = both / 2;
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
     const pen = canvas.getContext("2d");
     const seam = Math.round(this.#share * width);
     if (seam > 0) pen.drawImage(this.#bitmap, 0, 0, seam, height, 0, 0, seam, height);
-    if (seam < width) pen.drawImage(this.#bitmap, seam, height, width - seam, height, seam, 0, width - seam, height);
+    if (seam < width) pen.drawImage(this.#bitmap, seam, after, width - seam, height, seam, 0, width - seam, height);
   }
 
   // A placeholder where there is no live picture; what was seen before is not kept behind it.

@@ -170,6 +170,7 @@ def export(name: str, folder: Path) -> Model:
     """The peer `name` as a float32 RGB model that the product's engine runs, written to `folder`/`name`.onnx."""
     peer = PEERS[name]
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # the traced picture is tiny: threads would wait for one another
     network = peer.build().eval()
     path = folder / f"{name}.onnx"
     picture = torch.rand(1, 3, _TRACED, _TRACED)

@@ -316,16 +316,11 @@ NOTE = (
 
 
 def markdown(found: Found) -> str:
-    parts = [NOTE, ""]
+    parts = [NOTE, "", tiers_table(found), "", "Idle / beside a busy process.", ""]
     for name, cell in found["cells"].items():
         parts += [f"## {name}", "", table(found, cell), "", _peak_line(cell)]
-        for model, claim in found["claims"].get(name, {}).items():
-            told = [
-                f"{c['ms']:.1f} times ({c['cpu_ms']:.1f} by CPU time) as fast as {_title(found, c['name'])}"
-                for c in claim.values()
-            ]
-            if told:
-                parts += ["", f"`{model}` is {' and '.join(told)}."]
+        for line in claim_lines(found, name):
+            parts += ["", line]
         if average := cell["load_average"]["after"]:
             parts += ["", f"Load average at the end: {average[0]:g}."]
         for contender, why in cell["left_out"].items():
@@ -344,9 +339,50 @@ def draw(found: Found, folder: Path) -> list[Path]:
     return [plots.speed_bars(found, main_cell(found), folder / "speed-720p.png")]
 
 
+def tiers_table(found: Found) -> str:
+    """Our models at every size and on every number of threads: ms idle / beside a busy process, CPU ms."""
+    ours = [n for n, about in found["contenders"].items() if about["group"] == GROUPS[0]]
+    lines = [
+        f"| size, threads | {' | '.join(found['contenders'][n]['title'] for n in ours)} |",
+        f"| --- |{' ---: |' * len(ours)}",
+    ]
+    places = dict.fromkeys(name.rpartition(", ")[0] for name in found["cells"])
+    for place in places:
+        cells = []
+        for name in ours:
+            rows = {
+                load: found["cells"].get(f"{place}, {load}", {"rows": {}})["rows"].get(name) for load in LOADS
+            }
+            times = [digits(row["ms"]["p50"]) for row in rows.values() if row]
+            cpu = next((digits(row["cpu_ms"]["p50"]) for row in rows.values() if row), None)
+            cells.append(f"{' / '.join(times)}, CPU {cpu}" if cpu else "")
+        lines.append(f"| {place} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def claim_lines(found: Found, cell: str) -> list[str]:
+    """What each of our models is faster than, in words."""
+    lines = []
+    for model, claim in found["claims"].get(cell, {}).items():
+        told = [
+            f"{c['ms']:.1f} times ({c['cpu_ms']:.1f} by CPU time) as fast as {_title(found, c['name'])}"
+            for c in claim.values()
+        ]
+        if told:
+            lines.append(f"`{model}` is {' and '.join(told)}.")
+    return lines
+
+
 def readme(found: Found) -> dict[str, str]:
     name = main_cell(found)
     cell = found["cells"][name]
     about = found["machine"]
-    where = f"{name}; {about['cpu']}, ONNX Runtime {about['onnxruntime']}, {found['date'][:10]}."
-    return {"table": f"{table(found, cell)}\n\n{where} {NOTE} {_peak_line(cell)}"}
+    where = (
+        f"{about['cpu']}, {about['cores']} cores, ONNX Runtime {about['onnxruntime']}, {found['date'][:10]}."
+    )
+    loads = "Median ms of a frame, idle / beside another process that keeps one core busy, and CPU ms of all threads."
+    return {
+        "table": f"{table(found, cell)}\n\n{name}; {where} {NOTE} {_peak_line(cell)}",
+        "claims": "\n".join(claim_lines(found, name)),
+        "tiers": f"{tiers_table(found)}\n\n{loads} {where}",
+    }

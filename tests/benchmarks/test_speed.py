@@ -130,9 +130,29 @@ def test_readme_block(found: dict[str, Any]) -> None:
     assert speed.table(found, found["cells"][speed.MAIN]) in text
     assert "A processor" in text
     assert "2026-01-02" in text
+    claim = (
+        "`m` is 4.5 times (3.5 by CPU time) as fast as `m` in float32 and 20.0 times (15.0 by CPU time) as "
+    )
+    assert speed.readme(found)["claims"].startswith(claim)
     # where the main cell was not measured, the first stands for it
     found["cells"] = {"480p, 1 thread, busy": found["cells"][speed.MAIN]}
     assert "480p, 1 thread, busy" in speed.readme(found)["table"]
+
+
+def test_tiers_at_every_size(found: dict[str, Any]) -> None:
+    found["cells"] |= {
+        "720p, 2 threads, busy": {"rows": {"m": ms(30, 21)}},
+        "1080p, 1 thread, busy": {"rows": {"m": ms(60, 59)}},
+        "480p, 1 thread, idle": {"rows": {}},
+    }
+    lines = speed.tiers_table(found).splitlines()
+    assert lines[0] == "| size, threads | `m` 1.0 |"  # float32 twins are no tiers
+    assert lines[2:] == [
+        "| 720p, 2 threads | 10.0 / 30.0, CPU 20.0 |",
+        "| 1080p, 1 thread | 60.0, CPU 59.0 |",
+        "| 480p, 1 thread |  |",
+    ]
+    assert lines[2] in speed.readme(found)["tiers"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from training.tasks import Batch, Task, planes, to_rgb
+from training.tasks import Batch, Task
 
 
 def make_bar(first: bool) -> Progress:
@@ -49,15 +49,15 @@ class Board:
     def strip(self, step: int, task: Task, student: nn.Module, batch: Batch) -> None:
         """`student` stands in for the task's own."""
         soft, sharp = (b[:4].to(next(student.parameters()).device) for b in batch)
-        columns = [to_rgb(*planes(soft))[:, -1]]
-        if (teacher := getattr(task, "teacher", None)) is not None:
-            columns.append(teacher(columns[0]).float())
+        columns = [task.show(soft)[:, -1]]
+        if task.teacher is not None:
+            columns.append(task.teacher(columns[0]).float())
         own, task.student = task.student, student
         try:
             columns.append(task.restore(soft)[:, -1])
         finally:
             task.student = own
-        columns.append(to_rgb(*planes(sharp))[:, -1])
+        columns.append(task.show(sharp)[:, -1])
         rows = [torch.cat([c[i] for c in columns], dim=2) for i in range(len(soft))]
         picture = torch.cat(rows, dim=1).clamp(0, 1).cpu()
         self.writer.add_image("before, teacher, student, truth", picture, step)

@@ -12,19 +12,25 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from sharpcam.benchmark import machine
 from sharpcam.engine import Engine
 from sharpcam.frame import Frame
 from sharpcam.geometry import to_rgb
 from sharpcam.sources.testcard import TestCard
 from training.account import NOT_RECORDED, Note, data_rows, metrics, rebuild, teacher_line, to_toml
 from training.errors import DataError
+from training.halo import halo
+from training.networks import count_macs, count_parameters
 from training.networks.student import GATE_GRID, Student
 from training.recipe import Recipe
 
 STRIP = "card.png"
 STRIP_SIZE = (1280, 720)
+STILL_FRAMES = 3  # of a model without memory
 STRIP_FRAMES = 12  # so many come before the one that is shown: the recursion has settled
 STRIP_CROPS = ((556, 186, 212, 176), (872, 216, 212, 120))  # x, y, width, height: eyes, and small print
 
@@ -32,8 +38,9 @@ STRIP_CROPS = ((556, 186, 212, 176), (872, 216, 212, 120))  # x, y, width, heigh
 # -- the manifest --------------------------------------------------------------------------------------
 
 
-def write_manifest(folder: Path, student: Student, recipe: Recipe, content: dict[str, Any]) -> None:
-    """Writes `folder`/model.toml for the graphs in `folder`, whose name is the model's.
+def write_manifest(folder: Path, network: nn.Module, recipe: Recipe, content: dict[str, Any]) -> None:
+    """Writes `folder`/model.toml for the graphs in `folder`, whose name is the model's: of a student, which
+    takes I420 planes, or of another network, which takes RGB.
 
     `content` is the checkpoint, and may hold `notes`, `reports` and `version` beside. Raises DataError when a
     report is about another file.
@@ -46,24 +53,17 @@ def write_manifest(folder: Path, student: Student, recipe: Recipe, content: dict
                 f"report {name} is about another file (sha256 {measured[:16]}, this is {checksum[:16]}):"
                 " export with the same data as before, or measure again"
             )
-    config = student.config
     values: dict[str, Any] = {
         "name": folder.name,
         "version": content.get("version", "1.0"),
         "file": "model.onnx",
         "sha256": checksum,
-        "layout": "yuv420",
-        "precision": "uint8",
-        "size_multiple": math.lcm(config.grid, GATE_GRID if config.temporal else 2),
-        "strength_input": True,
-        "description": _description(student),
-        "parameters": student.parameters_folded(),
-        "macs_per_pixel": round(student.macs_per_pixel(), 2),
+        **(_student_facts(network) if isinstance(network, Student) else _rgb_facts(network)),
         "recipe": recipe.name,
         "teacher": teacher_line(content),
         "created": date.today(),
     }
-    if config.temporal:
+    if isinstance(network, Student) and network.config.temporal:
         planes = (("y", (1, 1, "H", "W")), ("uv", (1, 2, "H/2", "W/2")))
         # the first frame stands in for the one before it, so that nothing is mixed in
         values["state"] = [
@@ -82,9 +82,32 @@ def write_manifest(folder: Path, student: Student, recipe: Recipe, content: dict
     (folder / "model.toml").write_text(to_toml(values), encoding="utf-8")
 
 
-def _description(student: Student) -> str:
-    kind = "recurrent: motion-gated noise filter, then sharpener" if student.config.temporal else "still"
-    return f"{kind}, on I420 planes, {student.config.channels} channels"
+def _student_facts(student: Student) -> dict[str, Any]:
+    config = student.config
+    kind = "recurrent: motion-gated noise filter, then sharpener" if config.temporal else "still"
+    multiple = math.lcm(config.grid, GATE_GRID if config.temporal else 2)
+    return {
+        "layout": "yuv420",
+        "precision": "uint8",
+        "size_multiple": multiple,
+        "halo": halo(student, multiple),
+        "strength_input": True,
+        "description": f"{kind}, on I420 planes, {config.channels} channels",
+        "parameters": student.parameter_count(),
+        "macs_per_pixel": round(student.macs_per_pixel(), 2),
+    }
+
+
+def _rgb_facts(network: nn.Module) -> dict[str, Any]:
+    side = 64
+    return {
+        "layout": "rgb",
+        "precision": "float32",
+        "size_multiple": 8,
+        "description": (type(network).__doc__ or type(network).__name__).partition("\n")[0],
+        "parameters": count_parameters(network),
+        "macs_per_pixel": round(count_macs(network, torch.empty(1, 3, side, side)).total / side**2, 2),
+    }
 
 
 def _sha256(path: Path) -> str:
@@ -100,24 +123,30 @@ def write_card(folder: Path, recipe: Recipe, content: dict[str, Any]) -> None:
     Raises ModelError when that cannot run it.
     """
     manifest = tomllib.loads((folder / "model.toml").read_text(encoding="utf-8"))
-    write_strip(folder)
+    ms = write_strip(folder)
     rows = data_rows(content)
+    rgb = manifest["layout"] == "rgb"
     sections = [
         f"# {manifest['name']} {manifest['version']}\n\n{_what(manifest)}",
         f"![The test card: as a soft webcam sees it, sharpened, and the truth]({STRIP})\n\n"
         "The program's own test card, from left to right: as a soft, noisy webcam sees it; sharpened by this"
         " model; the truth. It was not trained on it.",
-        f"## Cost\n\n{_cost(folder, manifest)}",
+        f"## Cost\n\n{_cost(folder, manifest)}{_speed(ms) if rgb else ''}",
         f"## How it was made\n\n{_made(recipe, content)}\n\n```\n{rebuild(recipe, content, folder.name)}\n```",
-        f"## Data and licences\n\n{_data(rows)}",
+        f"## Data and licences\n\n{_data(rows, recipe.data.held_out)}",
         f"## How good it is\n\n{_quality(metrics(content))}",
-        f"## Limits\n\n{_limits(bool(manifest.get('state')), metrics(content))}",
+        f"## Limits\n\n{_limits(manifest, metrics(content))}",
         f"## The whole recipe\n\n```toml\n{to_toml(recipe.model_dump(mode='json', exclude_none=True))}```",
     ]
     (folder / "CARD.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
 
 def _what(manifest: dict[str, Any]) -> str:
+    if manifest["layout"] == "rgb":
+        return (
+            f"{manifest['description']} Trained by the recipe `{manifest['recipe']}`, which follows a published"
+            " report (see training/PUBLISHED.md); it takes and gives RGB pictures, float32 in 0..1."
+        )
     state = (
         " It remembers the frame before, calmed, and so takes noise and flicker away with the softness;"
         if manifest.get("state")
@@ -140,6 +169,14 @@ def _cost(folder: Path, manifest: dict[str, Any]) -> str:
     )
 
 
+def _speed(ms: float) -> str:
+    about = machine()
+    return (
+        f"\n\nMeasured {date.today()} in `sharpcam`: {ms:,.0f} ms of CPU for a frame of 1280x720, on one thread"
+        f" of {about['cpu']}, ONNX Runtime {about['onnxruntime']}. Live video at 30 fps leaves 33 ms."
+    )
+
+
 def _made(recipe: Recipe, content: dict[str, Any]) -> str:
     lines = [
         f"- recipe `{recipe.name}`, seed {recipe.train.seed}, {content['step']:,} steps of"
@@ -156,7 +193,7 @@ def _made(recipe: Recipe, content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _data(rows: list[Note]) -> str:
+def _data(rows: list[Note], held_out: float) -> str:
     if not rows:
         return f"{NOT_RECORDED.capitalize()}."
     lines = ["| what | how many | licence | for |", "| --- | --- | --- | --- |"]
@@ -164,8 +201,9 @@ def _data(rows: list[Note]) -> str:
         f"| {f'[{n.name}]({n.url})' if n.url else n.name} | {n.amount} | {n.licence} | {n.use} |"
         for n in rows
     ]
-    kept = "\n\nAbout a tenth of the training files, told by a hash of their names, served to measure only."
-    return "\n".join(lines) + kept
+    share = "a tenth" if held_out == 0.1 else f"{held_out:.0%}"
+    kept = f"About {share} of the training files, told by a hash of their names, served to measure only."
+    return "\n".join(lines) + f"\n\n{kept}"
 
 
 def _quality(rows: list[dict[str, Any]]) -> str:
@@ -191,7 +229,12 @@ def _quality(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def _limits(temporal: bool, rows: list[dict[str, Any]]) -> str:
+def _limits(manifest: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    worse = [r["set"] for r in rows if r.get("psnr_after", 0) < r.get("psnr_before", 0)]
+    none = [f"Measured to be no gain in PSNR: {', '.join(worse)}."] if worse else []
+    if manifest["layout"] == "rgb":
+        limits = ["It knows the blur of its recipe's data and no other; each frame stands for itself."]
+        return "\n".join(f"- {limit}" for limit in limits + none)
     limits = [
         "It sharpens what is soft; it does not invent what is gone. Faces that are badly out of focus or"
         " smeared by fast motion stay so.",
@@ -200,31 +243,33 @@ def _limits(temporal: bool, rows: list[dict[str, Any]]) -> str:
         " rare there.",
         "It sees the numbers of the planes, not their colour range; both ranges were in the training.",
     ]
-    if temporal:
+    if manifest.get("state"):
         limits.append(
             "It looks back, never ahead: the first frames after a cut are less calm than those after."
         )
-    worse = [r["set"] for r in rows if r.get("psnr_after", 0) < r.get("psnr_before", 0)]
-    if worse:
-        limits.append(f"Measured to be no gain in PSNR: {', '.join(worse)}.")
-    return "\n".join(f"- {limit}" for limit in limits)
+    return "\n".join(f"- {limit}" for limit in limits + none)
 
 
-def write_strip(folder: Path) -> None:
-    """Writes the card's picture: the test card before, after and in truth. Raises ModelError."""
+def write_strip(folder: Path) -> float:
+    """Writes the card's picture: the test card before, after and in truth. Returns the milliseconds of CPU
+    that the model took for a frame, the median. Raises ModelError."""
     card = _test_card()
     engine = Engine.load(folder, STRIP_SIZE, provider="cpu", threads=1)
     before, after = Frame(*STRIP_SIZE), Frame(*STRIP_SIZE)
-    for n in range(STRIP_FRAMES):
+    frames = STRIP_FRAMES if engine.model.state else STILL_FRAMES
+    times = []
+    for n in range(frames):
         card.soft(n, before)
         before.captured_ns = n * 33_000_000
         engine.process(before, after)
+        times.append(engine.run_cpu_ns / 1e6)
     engine.close()
-    pictures = [to_rgb(frame) for frame in (before, after, card.truth(STRIP_FRAMES - 1))]
+    pictures = [to_rgb(frame) for frame in (before, after, card.truth(frames - 1))]
     rows = [np.hstack([_crop(picture, crop) for picture in pictures]) for crop in STRIP_CROPS]
     strip = np.ascontiguousarray(np.vstack(rows)[..., ::-1])
     if not cv2.imwrite(str(folder / STRIP), strip, [cv2.IMWRITE_PNG_COMPRESSION, 9]):
         raise OSError(f"cannot write {folder / STRIP}")
+    return float(np.median(times))
 
 
 @cache

@@ -13,13 +13,14 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from training.clips import ClipSpec, make_clip
+from training.degrade import soft_lens
 from training.errors import DataError, run
 from training.library import Library, read_picture, read_video, scan
 
@@ -28,6 +29,7 @@ __all__ = [
     "Clips",
     "DataError",
     "Library",
+    "Source",
     "orient",
     "pack",
     "read_picture",
@@ -38,15 +40,28 @@ __all__ = [
 Array = NDArray[np.uint8]
 
 
-class Clips:
-    """Clips by number: made on the fly from a library, or read from a packed file (`open_packed`).
+class Source(Protocol):
+    """What the loop draws its batches from: `Clips`, or `training.protocols.Pictures`.
 
     `origin` says in words and numbers where they come from, for the checkpoint: folders and counts, no paths.
     """
 
+    origin: dict[str, Any]
+
+    def batch(self, indices: Iterable[int], /) -> tuple[Array, Array]:
+        """The degraded and the true halves of these samples."""
+        ...
+
+
+class Clips:
+    """Clips by number: made on the fly from a library, or read from a packed file (`open_packed`)."""
+
     def __init__(self, library: Library, spec: ClipSpec) -> None:
         self.library, self.spec = library, spec
         self.packed: Array | None = None
+        self.lenses = (
+            0.0  # share of clips whose camera is a soft lens and nothing else, blurred as they are drawn
+        )
         self.origin: dict[str, Any] = {"folders": library.folders, "clips": asdict(spec)}
 
     @classmethod
@@ -89,6 +104,9 @@ class Clips:
                 again, number = divmod(i, len(self.packed))
                 a, b = self.packed[number]
                 turn = number + again
+            rng = np.random.default_rng((self.spec.seed, i))
+            if rng.random() < self.lenses:
+                a = soft_lens(b, rng)
             soft.append(orient(a, turn))
             sharp.append(orient(b, turn))
         return np.stack(soft), np.stack(sharp)

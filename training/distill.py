@@ -4,7 +4,8 @@
 
 Without --teacher-weights it trains a teacher for itself first. It ends with `runs/sharpcam/NAME/`, which
 `sharpcam run --model` takes: model.onnx, model.toml and CARD.md. Clips are made while training; `--packed
-FILE` reads them from a file of `python -m training.data pack` instead.
+FILE` reads them from a file of `python -m training.data pack` instead. The recipes of the published systems
+(training/PUBLISHED.md) measure their student, too: see training/published.py for what they write.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import re
 import sys
 import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ from torch import nn
 
 from sharpcam.manifest import NAME_PATTERN
 from training.checkpoint import load_average, origin, read_checkpoint
-from training.data import Clips, ClipSpec, scan
+from training.data import Clips, ClipSpec, Source, scan
 from training.errors import DataError, RecipeError, TrainingError, run
 from training.loop import refuse_overwriting, train
 from training.networks.student import Student
+from training.protocols import Pictures, PictureSpec
 from training.recipe import Network, Recipe, load_recipe
-from training.tasks import Task, build, make_task, needs_teacher
+from training.tasks import Task, build, feature_files, make_task, needs_teacher, needs_truth
 from training.weights import load_weights
 
 __all__ = ["Job", "add_arguments", "load_teacher", "main", "prepare", "run", "teacher_origin"]
@@ -52,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser, recipe: str) -> None:
     add("--threads", type=int, help="CPU threads of torch")
     add("--workers", type=int, default=1, help="threads that make clips (default: %(default)s)")
     add(
+        "--feature-weights",
+        type=Path,
+        default=Path("runs/weights"),
+        help="folder of what training.weights fetches for the losses vgg16 and resnet18 (default: %(default)s)",
+    )
+    add(
         "--set", action="append", default=[], metavar="KEY=VALUE",
         help="change a recipe's value: loss.edge=0.1",
     )  # fmt: skip
@@ -62,12 +70,13 @@ class Job:
     """What the arguments of a training command ask for."""
 
     recipe: Recipe
-    clips: Clips
-    validation: Clips | None
+    clips: Source
+    validation: Source | None
     out: Path
     start_from: Path | None
     resume: bool
     workers: int
+    features: dict[str, Path] = field(default_factory=dict)  # files of `training.weights`
 
     def train(self, task: Task, teacher: dict[str, Any] | None = None, validation_clips: int = 32) -> None:
         """Trains `task`; `teacher` is what the checkpoints say of who taught."""
@@ -95,26 +104,44 @@ def prepare(args: argparse.Namespace) -> Job:
             raise RecipeError(f"--set {item}: say KEY=VALUE, for instance loss.edge=0.1")
         overrides[key] = _parse(value)
     recipe = load_recipe(args.recipe, overrides)
-    spec = ClipSpec(recipe.data.frames, recipe.data.crop, recipe.train.seed, recipe.data.identity)
+    features = feature_files(recipe, args.feature_weights)
+    if args.packed and recipe.task == "pictures":
+        raise DataError(f"recipe {recipe.name!r} is for pictures, not for packed clips: name --data DIR")
     if args.packed:
-        clips = Clips.open_packed(args.packed)
+        clips: Source = Clips.open_packed(args.packed)
     elif args.data:
-        clips = Clips(scan(args.data), spec)
+        clips = source(args.data, recipe)
     else:
         raise DataError("say where the pictures are: --data DIR (or --packed FILE)")
-    validation: Clips | None = None
+    if isinstance(clips, Clips):
+        clips.lenses = recipe.data.lenses
+    validation: Source | None = None
     if args.packed_validation:
         validation = Clips.open_packed(args.packed_validation)
     elif args.data:
-        spec = ClipSpec(VALIDATION_FRAMES, recipe.data.crop, VALIDATION_SEED, recipe.data.identity)
         try:
-            validation = Clips(scan(args.data, validation=True), spec)
+            validation = source(args.data, recipe, validation=True)
         except DataError as e:  # a tenth of a few pictures may be none
             print(f"training without validation: {e}", file=sys.stderr)
     if args.threads:
         torch.set_num_threads(args.threads)
     out = args.out or Path("runs") / recipe.name
-    return Job(recipe, clips, validation, out, args.start_from, args.resume, max(1, args.workers))
+    return Job(recipe, clips, validation, out, args.start_from, args.resume, max(1, args.workers), features)
+
+
+def source(root: Path, recipe: Recipe, validation: bool = False) -> Clips | Pictures:
+    """The clips or pictures of a data folder that a recipe learns from, or those that it never sees.
+
+    A recipe whose losses take no truth does not get to read any. Raises DataError.
+    """
+    data, seed = recipe.data, VALIDATION_SEED if validation else recipe.train.seed
+    library = scan(root, validation, data.held_out, data.only)
+    if recipe.task == "pictures":
+        blind = not validation and not needs_truth(recipe)
+        spec = PictureSpec(data.protocol, data.side, data.crop, data.blur, data.shrink, seed, blind)
+        return Pictures(library, spec)
+    frames = VALIDATION_FRAMES if validation else data.frames
+    return Clips(library, ClipSpec(frames, data.crop, seed, data.identity))
 
 
 def _parse(value: str) -> Any:
@@ -133,14 +160,22 @@ def own_teacher(job: Job) -> Path:
     best = folder / ("best.pt" if job.validation else "last.pt")
     if job.resume and best.exists() and (job.out / "last.pt").exists():
         return best  # a student goes on with the teacher that it began with
-    given = {"network": job.recipe.teacher.model_dump(), "train.steps": job.recipe.train.steps}
-    recipe = load_recipe("teacher", given | {"train.seed": job.recipe.train.seed})
+    given = {
+        "network": job.recipe.teacher.model_dump(include={"kind", "options"}),
+        "train.steps": job.recipe.train.steps,
+        "train.seed": job.recipe.train.seed,
+    }
+    clips = job.clips
+    if isinstance(clips, Pictures):  # of the same protocol, but a teacher may see the truth
+        given["data"] = job.recipe.data.model_dump()
+        clips = clips.seeing()
+    recipe = load_recipe(job.recipe.teacher.recipe, given)
     print(
         f"no --teacher-weights: training a teacher of {recipe.train.steps} steps in {folder} first",
         file=sys.stderr,
     )
     unfinished = job.resume and (folder / "last.pt").exists()
-    first = replace(job, recipe=recipe, out=folder, start_from=None, resume=unfinished)
+    first = replace(job, recipe=recipe, clips=clips, out=folder, start_from=None, resume=unfinished)
     first.train(make_task(recipe), validation_clips=12)
     return best
 
@@ -191,7 +226,7 @@ def main() -> None:
     if not re.match(NAME_PATTERN, name):
         parser.error(f"--name {name}: letters, digits, dots, dashes and underscores make a model's name")
     refuse_overwriting(job.out, job.resume)  # before a teacher is trained for hours
-    teacher, facts = None, None
+    teacher, facts, weights = None, None, None
     if any(w and needs_teacher(n) for n, w in job.recipe.loss.items()) and not args.no_teacher:
         weights = args.teacher_weights or own_teacher(job)
         teacher = load_teacher(job.recipe, weights)
@@ -200,17 +235,38 @@ def main() -> None:
         raise TrainingError(
             "--teacher-weights makes no sense with --no-teacher or without a loss that asks a teacher"
         )
-    job.train(make_task(job.recipe, teacher), facts)
+    job.train(make_task(job.recipe, teacher, job.features), facts)
     if int(os.environ.get("RANK", 0)):  # one of many processes writes
         return
 
-    from training.export import export_student
-
-    checkpoint = job.out / ("best.pt" if job.recipe.train.stop_after and job.validation else "last.pt")
-    folder = export_student(
-        checkpoint, job.out / name, clips=job.validation or job.clips, data_notes=args.data_notes
-    )
+    folder = export(job, name, weights, args.data_notes)
     print(f"exported {folder}: try `sharpcam process --model {folder} IN OUT`")
+
+
+def export(job: Job, name: str, teacher_weights: Path | None = None, data_notes: Path | None = None) -> Path:
+    """Exports the student of a finished job to OUT/name; one of single pictures is measured beside its input
+    and its teacher first. A recipe that listens to its validations gives the best by them, others the last."""
+    from training.export import export_student
+    from training.published import export_rgb, measure
+    from training.subjects import Shipped, Subject, Teacher
+
+    recipe, held = job.recipe, job.validation
+    listens = recipe.train.stop_after or recipe.schedule.kind == "plateau"
+    checkpoint = job.out / ("best.pt" if listens and held else "last.pt")
+    ours = recipe.network.kind == "student"
+    if ours:
+        folder = export_student(checkpoint, job.out / name, clips=held or job.clips, data_notes=data_notes)
+    reports: list[Path] = []
+    if isinstance(held, Pictures):
+        student: Subject = Shipped.load(str(folder), 1.0, "cpu", 1, False) if ours else Teacher(checkpoint)
+        report = measure(held, student, Teacher(teacher_weights) if teacher_weights else None, job.out)
+        reports.append(job.out / "results.json")
+        for kind in ("input", "unsharp", "output", "teacher"):
+            if figures := report.get(kind):
+                print(f"{report['set']}: {kind:7} {figures['psnr']:.2f} dB  SSIM {figures['ssim']:.4f}")
+    if not ours:
+        folder = export_rgb(checkpoint, job.out / name, data_notes=data_notes, evaluations=reports)
+    return folder
 
 
 if __name__ == "__main__":

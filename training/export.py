@@ -22,7 +22,8 @@ import onnxruntime as ort
 
 from sharpcam.manifest import NAME_PATTERN
 from training.checkpoint import read_checkpoint
-from training.data import Clips, ClipSpec, scan
+from training.data import Clips, ClipSpec, Source, scan
+from training.degrade import as_float, to_i420
 from training.errors import TrainingError, run
 from training.graph import PLANES, Array, Ranges, build_model, folded_weights
 from training.networks.student import Student
@@ -75,8 +76,7 @@ def runner(
 def calibrate(student: Student, clips: Iterable[Array]) -> Ranges:
     """(low, high) of each convolution's output over I420 `clips`: percentiles, so that one outlier does not
     cost everybody their resolution."""
-    layers = [n for n in folded_weights(student) if n != "gate_out"]
-    names = layers + (["residual_y", "residual_uv"] if student.config.temporal else [])
+    names = [n for n in folded_weights(student) if n != "gate_out"]
     seen: dict[str, list[Array]] = {n: [] for n in names}
 
     def watch(name: str, values: Array) -> None:
@@ -121,7 +121,7 @@ def export_student(
     checkpoint: Path,
     folder: Path,
     *,
-    clips: Clips,
+    clips: Source,
     precisions: Iterable[str] = ("uint8",),
     calibration: int = 24,
     data_notes: Path | None = None,
@@ -145,6 +145,8 @@ def export_student(
         "version": version,
     }
     arrays, _ = clips.batch(range(calibration))
+    if arrays.ndim == 5:  # RGB pictures (N, 1, 3, H, W)
+        arrays = np.stack([to_i420(as_float(a[0].transpose(1, 2, 0)))[None] for a in arrays])
     ranges = calibrate(student, arrays)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as parent:
@@ -183,6 +185,15 @@ def main() -> None:
     args = parser.parse_args()
     if not re.match(NAME_PATTERN, args.out.name):
         parser.error(f"--out {args.out}: a model's name has letters, digits, dots, dashes and underscores")
+    if read_checkpoint(args.checkpoint)["recipe"]["network"]["kind"] != "student":
+        from training.published import export_rgb  # which has no use for clips
+
+        folder = export_rgb(
+            args.checkpoint, args.out, data_notes=args.data_notes, evaluations=args.evaluation,
+            version=args.version,
+        )  # fmt: skip
+        print(f"wrote {folder}")
+        return
     if args.packed:
         clips = Clips.open_packed(args.packed)
     elif args.data:

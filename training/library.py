@@ -103,16 +103,22 @@ def _side(path: Path) -> _Side | None:
     return None
 
 
-def scan(root: Path, validation: bool = False) -> Library:
-    """The training files below `root` (or, with `validation`, those that training never sees).
+def scan(root: Path, validation: bool = False, share: float = 0.1, only: str = "") -> Library:
+    """The training files below `root` (or, with `validation`, the `share` that training never sees).
 
-    Raises DataError when there are none.
+    Of files whose path below `root` contains the regular expression `only`, in capitals or not. Raises
+    DataError when there are none.
     """
     if not root.is_dir():
         raise DataError(f"data folder {root} does not exist")
     library = Library()
     bursts: dict[Path, list[Path]] = {}
+    try:
+        chosen = re.compile(only, re.IGNORECASE)
+    except re.error as e:
+        raise DataError(f"data.only {only!r} is no regular expression: {e}") from e
     files = [p for p in sorted(root.rglob("*")) if _is_wanted(p, root) and p.is_file()]
+    files = [p for p in files if chosen.search(p.relative_to(root).as_posix())]
     sides = {p: _side(p.relative_to(root)) for p in files if p.suffix.lower() in PICTURES}
     sharp = {s.key: p for p, s in sides.items() if s and s.name == "sharp"}
     pairs = {
@@ -125,7 +131,7 @@ def scan(root: Path, validation: bool = False) -> Library:
         side = sides.get(path)
         burst = "240fps" in path.parent.name and path.suffix.lower() in PICTURES
         source = side.scene if side and by_scene else path.stem
-        held = in_measuring_folder(path, root) or (not burst and validation_part(source))
+        held = in_measuring_folder(path, root) or (not burst and validation_part(source, share))
         if held != validation:
             continue
         if burst:
@@ -142,7 +148,7 @@ def scan(root: Path, validation: bool = False) -> Library:
         library.folders[folder] = library.folders.get(folder, 0) + 1
     library.bursts = list(bursts.values())
     if not len(library):
-        raise DataError(_nothing(root, validation, len(files)))
+        raise DataError(_nothing(root, validation, len(files), only))
     return library
 
 
@@ -159,10 +165,10 @@ def _partner(blur: _Side, sharp: dict[tuple[str, ...], Path]) -> Path | None:
     return sharp.get(blur.key) or sharp.get(plain)
 
 
-def _nothing(root: Path, validation: bool, files: int) -> str:
+def _nothing(root: Path, validation: bool, files: int, only: str) -> str:
     what = "validation" if validation else "training"
     if not files:
-        return f"no pictures or videos below {root}"
+        return f"no pictures or videos below {root}" + (f" whose path contains {only!r}" if only else "")
     return (
         f"no {what} pictures or videos below {root}: "
         + ("the hash of their names keeps" if validation else "folder names (test, val) or names keep")

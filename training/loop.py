@@ -30,8 +30,9 @@ from torch import Tensor, nn
 
 from training.board import Board, make_bar, short
 from training.checkpoint import State, load_checkpoint, save_checkpoint
-from training.data import Clips
+from training.data import Source
 from training.errors import Interrupted, TrainingError
+from training.muon import Muon
 from training.recipe import Recipe
 from training.tasks import Batch, Task
 
@@ -39,7 +40,7 @@ LOG_EVERY = 100  # steps between lines where there is no terminal for a bar
 
 
 def train(
-    task: Task, recipe: Recipe, clips: Clips, validation: Clips | None, out: Path, *, resume: bool = False,
+    task: Task, recipe: Recipe, clips: Source, validation: Source | None, out: Path, *, resume: bool = False,
     validation_clips: int = 32, fabric: Fabric | None = None, workers: int = 1,
     provenance: dict[str, Any] | None = None,
 ) -> dict[str, float]:  # fmt: skip
@@ -193,8 +194,10 @@ def judge(state: State, recipe: Recipe) -> bool:
 
 
 def make_optimizer(student: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    kind = torch.optim.AdamW if recipe.optimizer.name == "adamw" else torch.optim.Adam
     o = recipe.optimizer
+    if o.name == "muon":
+        return Muon(student, o.lr, betas=o.betas, weight_decay=o.weight_decay)
+    kind = torch.optim.AdamW if o.name == "adamw" else torch.optim.Adam
     return kind(student.parameters(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
 
 
@@ -254,12 +257,10 @@ def validate(task: Task, average: Average, held: list[Batch]) -> dict[str, float
     finally:
         task.student = student
         task.train(training)
-        if (teacher := getattr(task, "teacher", None)) is not None:
-            teacher.eval()
     return {k: float(np.mean([r[k] for r in rows if k in r])) for k in {k: 0 for r in rows for k in r}}
 
 
-def _validation_batches(validation: Clips, count: int, batch: int = 4) -> list[Batch]:
+def _validation_batches(validation: Source, count: int, batch: int = 4) -> list[Batch]:
     arrays = [validation.batch(range(i, min(i + batch, count))) for i in range(0, count, batch)]
     return [(torch.from_numpy(a), torch.from_numpy(b)) for a, b in arrays]
 
@@ -268,7 +269,7 @@ class Prefetch:
     """Batches of the steps to come, made by `workers` threads while the step before them is computed."""
 
     def __init__(
-        self, clips: Clips, batch: int, first: int, last: int, fabric: Fabric, workers: int = 1
+        self, clips: Source, batch: int, first: int, last: int, fabric: Fabric, workers: int = 1
     ) -> None:
         self.clips, self.batch, self.fabric, self.workers = clips, batch, fabric, workers
         self.steps = iter(range(first, last))

@@ -9,12 +9,12 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sharpcam.errors import validation_line
 from training.errors import RecipeError
 
-__all__ = ["Network", "Recipe", "RecipeError", "load_recipe", "validated"]
+__all__ = ["Network", "Recipe", "RecipeError", "Teacher", "load_recipe", "validated"]
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -28,15 +28,31 @@ class Network(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the network")
 
 
+class Teacher(Network):
+    recipe: str = Field(default="teacher", description="the recipe that trains one where none is given")
+
+
 class Data(Section):
+    """The first five are for clips, from a simulated webcam; the others for single pictures, which one of
+    `training.protocols` makes."""
+
     frames: int = Field(default=6, ge=1, description="frames per clip")
-    crop: int = Field(default=128, ge=32, multiple_of=16)
+    crop: int = Field(default=128, ge=32, description="side of what a step sees")
     identity: float = Field(default=0.05, ge=0, le=1, description="share of clips from a perfect camera")
+    lenses: float = Field(
+        default=0.0, ge=0, le=1, description="share of clips whose camera is a soft lens alone"
+    )
     taught: float = Field(default=0.25, gt=0, le=1, description="share of a batch that the teacher looks at")
+    protocol: Literal["webcam", "pairs", "faces", "gaussian"] = "webcam"
+    side: int = Field(default=0, ge=0, description="side of a whole picture; 0 leaves it as it is")
+    blur: float = Field(default=0.0, ge=0, description="gaussian: its sigma in pixels")
+    shrink: int = Field(default=1, ge=1, le=8, description="gaussian: scaled down by this and up again")
+    only: str = Field(default="", description="regular expression that the paths of files must contain")
+    held_out: float = Field(default=0.1, gt=0, lt=1, description="share of the files that only measure")
 
 
 class Optimizer(Section):
-    name: Literal["adam", "adamw"] = "adamw"
+    name: Literal["adam", "adamw", "muon"] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -68,14 +84,30 @@ class Train(Section):
 
 class Recipe(Section):
     name: str
-    task: Literal["clips", "frames"]
+    task: Literal["clips", "frames", "pictures"]
     network: Network
-    teacher: Network | None = None
+    teacher: Teacher | None = None
     data: Data = Data()
     loss: dict[str, float] = Field(min_length=1, description="weight of each term")
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     train: Train = Train()
+
+    @model_validator(mode="after")
+    def _data_fit_the_task(self) -> Recipe:
+        pictures = self.task == "pictures"
+        if not pictures and self.data.crop % 16:
+            raise ValueError("data.crop: input should be a multiple of 16")
+        if pictures != (self.data.protocol != "webcam"):
+            raise ValueError(
+                f"task {self.task!r} and data.protocol {self.data.protocol!r} do not belong together:"
+                " pictures come from pairs, faces or gaussian, all else from a webcam"
+            )
+        if pictures and self.data.side and self.data.crop > self.data.side:
+            raise ValueError(
+                f"data.crop {self.data.crop} does not fit pictures of data.side {self.data.side}"
+            )
+        return self
 
 
 def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:

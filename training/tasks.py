@@ -7,7 +7,8 @@ wrappers see one ordinary module (after timm's task objects).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,20 +16,25 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sharpcam.errors import ConfigError
 from training.errors import RecipeError
 from training.losses import LOSSES, WeightedLoss
 from training.metrics import CEILING, flicker, psnr, ssim
+from training.networks.published import PUBLISHED
 from training.networks.restormer import Restormer
 from training.networks.student import WEIGHT_LEVELS, Student, StudentConfig
 from training.recipe import Network, Recipe
+from training.weights import REGISTRY
 
 KEPT = 3  # frames of a clip that the losses see
 PERFECT = 45.0  # dB: an input this near to the truth only wants to be left alone
-Batch = tuple[Tensor, Tensor]  # degraded and true I420 clips, uint8 (B, T, H * 3 // 2, W)
+# degraded and true, uint8: I420 clips (B, T, H * 3 // 2, W), or RGB pictures (B, 1, 3, H, W)
+Batch = tuple[Tensor, Tensor]
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "student": lambda **o: Student(StudentConfig(**o)),
     "restormer": Restormer,
+    **PUBLISHED,
 }
 
 
@@ -38,7 +44,7 @@ def build(network: Network) -> nn.Module:
         raise RecipeError(f"unknown network {network.kind!r}; known: {', '.join(NETWORKS)}")
     try:
         return NETWORKS[network.kind](**network.options)
-    except TypeError as e:
+    except (TypeError, ValueError) as e:
         raise RecipeError(f"network {network.kind!r}: {e}") from e
 
 
@@ -63,30 +69,93 @@ def to_rgb(y: Tensor, uv: Tensor) -> Tensor:
     return rgb.reshape(*lead, *rgb.shape[1:])
 
 
+def to_planes(rgb: Tensor) -> tuple[Tensor, Tensor]:
+    """The I420 planes of RGB pictures (B, 3, H, W) in 0..1, limited-range BT.601, rounded to grey levels as
+    the product rounds them: y (B, 1, H, W), uv (B, 2, H/2, W/2). Without gradient."""
+    r, g, b = (rgb.detach() * 255).round().unbind(1)
+    y = 0.299 * r + 0.587 * g + 0.114 * b
+    u, v = (b - y) / 1.772, (r - y) / 1.402
+    uv = F.avg_pool2d(torch.stack([u, v], dim=1).mul(224 / 255).round(), 2).round() + 128
+    return (y * 219 / 255 + 16).round()[:, None], uv
+
+
 def needs_teacher(loss: str) -> bool:
     """Whether the term of this name compares with what the teacher says."""
     return loss in LOSSES and "teacher" in LOSSES[loss].takes
 
 
+def needs_truth(recipe: Recipe) -> bool:
+    """Whether any term of the recipe's loss compares with the true picture."""
+    return any(
+        weight and "truth" in LOSSES[name].takes for name, weight in recipe.loss.items() if name in LOSSES
+    )
+
+
+def feature_files(recipe: Recipe, folder: Path) -> dict[str, Path]:
+    """The files in `folder`, of `training.weights`, that the recipe's feature losses want, by their names.
+
+    Raises ConfigError where one is missing: nothing stands in for it.
+    """
+    wanted = {LOSSES[n].weights for n, weight in recipe.loss.items() if weight and n in LOSSES} - {""}
+    files = {name: folder / REGISTRY[name].file for name in sorted(wanted)}
+    for name, file in files.items():
+        if not file.is_file():
+            raise ConfigError(
+                f"loss {name!r} needs {name}'s published weights, and {file} is not there",
+                f"fetch them with `python -m training.weights {name} --out {folder}`,"
+                f" or do without, which the card will say: --set loss.{name}=0",
+            )
+    return files
+
+
+def weighted(terms: Mapping[str, float], features: Mapping[str, Path] | None) -> WeightedLoss:
+    """The loss of these terms; `features` as of `feature_files`. Raises ConfigError, ModelError."""
+    files = features or {}
+    return WeightedLoss(terms, vgg16=files.get("vgg16"), resnet18=files.get("resnet18"))
+
+
 class Task(nn.Module):
-    """Base: `student` is what is trained."""
+    """Base: `student` is what is trained, `teacher` (frozen) whom it may ask."""
 
     student: nn.Module
+    teacher: nn.Module | None
+
+    def __init__(self, recipe: Recipe, teacher: nn.Module | None = None) -> None:
+        super().__init__()
+        self.student = build(recipe.network)
+        self.steps, self.seed = recipe.train.steps, recipe.train.seed
+        self.quantize_from, self.quantized = recipe.train.quantize_from, False
+        self.teacher = teacher.requires_grad_(False).eval() if teacher is not None else None
+
+    def train(self, mode: bool = True) -> Task:
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()  # its dropout and batch norms are done with learning
+        return self
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         raise NotImplementedError
 
+    def show(self, pictures: Tensor) -> Tensor:
+        """One half of a batch as RGB (B, T, 3, H, W), about 0..1."""
+        return to_rgb(*planes(pictures))
+
     def restore(self, soft: Tensor) -> Tensor:
-        """Degraded uint8 clips (B, T, H * 3 // 2, W) -> RGB (B, T, 3, H, W), 0..1."""
+        """The degraded half of a batch, sharpened, as RGB (B, T, 3, H, W), about 0..1."""
         raise NotImplementedError
+
+    def quantize(self) -> None:
+        """Gives the student, or the average that stands in for it, int8 weights where it is time for them."""
+        if isinstance(self.student, Student):
+            self.student.quantize_weights(WEIGHT_LEVELS if self.quantized else 0)
 
     @torch.no_grad()
     def validate(self, soft: Tensor, sharp: Tensor) -> dict[str, float]:
-        """Mean figures of a batch of clips, RGB, over the later half of each: PSNR and SSIM of input and
-        output where the input is damaged, `kept` (PSNR to the input) where it is not, and both flickers in
-        grey levels."""
+        """Mean figures of a batch, RGB, over the later half of each clip: PSNR and SSIM of input and output
+        where the input is damaged, `kept` (PSNR to the input) where it is not, and both flickers in grey
+        levels."""
         out = _uint8(self.restore(soft))
-        before, truth = (_uint8(to_rgb(*planes(c))) for c in (soft, sharp))
+        before, truth = (_uint8(self.show(c)) for c in (soft, sharp))
         rows: dict[str, list[float]] = {}
 
         def note(**values: float) -> None:
@@ -120,26 +189,22 @@ class ClipTask(Task):
     the truth than the student. A recipe without a loss against the truth has the teacher's word alone.
     """
 
-    def __init__(self, recipe: Recipe, teacher: nn.Module | None = None) -> None:
-        super().__init__()
-        self.student = build(recipe.network)
-        self.steps, self.seed = recipe.train.steps, recipe.train.seed
+    def __init__(
+        self, recipe: Recipe, teacher: nn.Module | None = None, features: Mapping[str, Path] | None = None
+    ) -> None:
+        super().__init__(recipe, teacher)
         self.share, self.frames = recipe.data.taught, recipe.data.frames
-        self.quantize_from, self.quantized = recipe.train.quantize_from, False
-        if recipe.loss.get("temporal") and recipe.data.frames < 2:
+        if recipe.data.frames < 2 and any(w and n.startswith("temporal") for n, w in recipe.loss.items()):
             raise RecipeError("loss 'temporal' compares frames: data.frames has to be 2 or more")
         taught = {name: weight for name, weight in recipe.loss.items() if needs_teacher(name)}
         own = {name: weight for name, weight in recipe.loss.items() if name not in taught}
         self.taught = WeightedLoss(taught) if teacher is not None and any(taught.values()) else None
-        self.loss = WeightedLoss(own) if any(own.values()) or self.taught is None else None
-        self.teacher = teacher
-        if teacher is not None:
-            teacher.requires_grad_(False).eval()
+        self.loss = weighted(own, features) if any(own.values()) or self.taught is None else None
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         soft, sharp = batch
         self.quantized = step >= self.quantize_from * self.steps
-        self._quantize()
+        self.quantize()
         # clips may be longer than this recipe looks at; and neighbouring frames are nearly the same lesson,
         # so the recursion runs through all, and the losses see a few
         rng = np.random.default_rng((self.seed, step))
@@ -148,26 +213,26 @@ class ClipTask(Task):
         first = int(rng.integers(max(1, soft.shape[1] - KEPT + 1)))
         keep = slice(first, first + KEPT)
         y, uv = planes(soft)
-        y_out, uv_out = self.student.clip(y, uv, keep)  # type: ignore[operator]
-        out, truth = to_rgb(y_out.float(), uv_out.float()), to_rgb(*planes(sharp[:, keep]))
-        total, parts = self.loss(out, truth) if self.loss is not None else (out.new_zeros(()), {})
+        out = tuple(p.float() for p in self.student.clip(y, uv, keep))  # type: ignore[operator]
+        truth = planes(sharp[:, keep])
+        total, parts = out[0].new_zeros(()), {}
+        if self.loss is not None:
+            rgb = (to_rgb(*out), to_rgb(*truth)) if self.loss.needs_rgb else (None, None)
+            total, parts = self.loss(*rgb, y=out[0] - truth[0], uv=out[1] - truth[1])
         if self.taught is not None and self.teacher is not None:
-            frame = int(rng.integers(out.shape[1]))
-            pupils = max(1, round(self.share * len(out)))
+            frame = int(rng.integers(out[0].shape[1]))
+            pupils = max(1, round(self.share * len(y)))
             with torch.no_grad():
                 word = self.teacher(to_rgb(y[:pupils, first + frame], uv[:pupils, first + frame])).float()
-            taught, more = self.taught(out[:pupils, frame], truth[:pupils, frame], word)
+            mine, wanted = (to_rgb(*(p[:pupils, frame] for p in pair)) for pair in (out, truth))
+            taught, more = self.taught(mine, wanted, word)
             fade = 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
             total = total + taught * (fade if self.loss is not None else 1.0)
             parts |= more
         return total, parts
 
-    def _quantize(self) -> None:
-        if isinstance(self.student, Student):
-            self.student.quantize_weights(WEIGHT_LEVELS if self.quantized else 0)
-
     def restore(self, soft: Tensor) -> Tensor:
-        self._quantize()  # the averaged student, too, which a validation puts in the place of the trained one
+        self.quantize()
         y, uv = self.student.clip(*planes(soft))  # type: ignore[operator]
         return to_rgb(y.clamp(0, 255).round().float(), uv.clamp(0, 255).round().float())
 
@@ -175,12 +240,11 @@ class ClipTask(Task):
 class FrameTask(Task):
     """An RGB network on single frames of clips: the teacher's own training."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__()
-        self.student = build(recipe.network)
+    def __init__(self, recipe: Recipe, features: Mapping[str, Path] | None = None) -> None:
+        super().__init__(recipe)
         if wrong := [n for n, w in recipe.loss.items() if w and (n == "temporal" or needs_teacher(n))]:
             raise RecipeError(f"single frames without a teacher cannot have the loss {wrong[0]!r}")
-        self.loss, self.seed = WeightedLoss(recipe.loss), recipe.train.seed
+        self.loss = weighted(recipe.loss, features)
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         soft, sharp = batch
@@ -196,8 +260,65 @@ class FrameTask(Task):
         return torch.cat(out).float().view_as(frames)
 
 
-def make_task(recipe: Recipe, teacher: nn.Module | None = None) -> Task:
-    """The task of a recipe, its weights from the recipe's seed alone. Raises RecipeError, ConfigError."""
+class PictureTask(Task):
+    """Single RGB pictures, as the published reports train: their networks, or a student that sees I420.
+
+    The teacher, where there is one, looks at every picture and has the same say to the end. Where no loss
+    takes the truth, none is looked at.
+    """
+
+    def __init__(
+        self, recipe: Recipe, teacher: nn.Module | None = None, features: Mapping[str, Path] | None = None
+    ) -> None:
+        super().__init__(recipe, teacher)
+        if recipe.loss.get("temporal"):
+            raise RecipeError("loss 'temporal' compares frames: single pictures have none")
+        self.truthful = needs_truth(recipe)
+        terms = {n: w for n, w in recipe.loss.items() if teacher is not None or not needs_teacher(n)}
+        self.loss = weighted(terms, features)
+
+    def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        self.quantized = step >= self.quantize_from * self.steps
+        self.quantize()
+        soft = self.show(batch[0]).flatten(0, 1)
+        truth = self.show(batch[1]).flatten(0, 1) if self.truthful else None
+        word = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                word = self.teacher(soft).float()
+        found: tuple[Tensor, dict[str, Tensor]] = self.loss(self._sharpened(soft), truth, word)
+        return found
+
+    def _sharpened(self, rgb: Tensor) -> Tensor:
+        """(B, 3, H, W), 0..1. Of a student's I420 answer the change is added, as `sharpcam process` does."""
+        if not isinstance(self.student, Student):
+            out: Tensor = self.student(rgb)
+            return out
+        y, uv = to_planes(rgb)
+        y_out, uv_out = (p[:, 0] for p in self.student.clip(y[:, None], uv[:, None]))
+        if not self.training:
+            y_out, uv_out = y_out.clamp(0, 255).round(), uv_out.clamp(0, 255).round()
+        return rgb + to_rgb(y_out, uv_out) - to_rgb(y, uv)
+
+    def show(self, pictures: Tensor) -> Tensor:
+        return pictures.float() / 255
+
+    def restore(self, soft: Tensor) -> Tensor:
+        self.quantize()
+        pictures = self.show(soft)
+        out = [self._sharpened(p) for p in torch.split(pictures.flatten(0, 1), 4)]
+        return torch.cat(out).float().view_as(pictures)
+
+
+def make_task(
+    recipe: Recipe, teacher: nn.Module | None = None, features: Mapping[str, Path] | None = None
+) -> Task:
+    """The task of a recipe, its weights from the recipe's seed alone; `features` as of `feature_files`.
+
+    Raises RecipeError, ConfigError, ModelError.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
-        return ClipTask(recipe, teacher) if recipe.task == "clips" else FrameTask(recipe)
+        if recipe.task == "frames":
+            return FrameTask(recipe, features)
+        return (ClipTask if recipe.task == "clips" else PictureTask)(recipe, teacher, features)

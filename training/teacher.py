@@ -19,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.teacher", description=__doc__.split("\n")[0])
     add_arguments(parser, "teacher")
     job = prepare(parser.parse_args())
-    job.train(make_task(job.recipe), validation_clips=12)
+    job.train(make_task(job.recipe, features=job.features), validation_clips=12)
     best = job.out / ("best.pt" if job.validation else "last.pt")
     print(f"wrote {best}: give it to `python -m training.distill --teacher-weights`")
 

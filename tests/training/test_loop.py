@@ -313,7 +313,7 @@ class Broken(Task):
     """A student of one number that does as it is told at step 3."""
 
     def __init__(self, what: Any) -> None:
-        super().__init__()
+        super().__init__(recipe_of())
         self.student = nn.Linear(1, 1)
         self.what = what
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,26 @@ from made_data import drawn
 from torch import Tensor, nn
 
 from sharpcam.errors import ConfigError
+from sharpcam.frame import Frame
+from sharpcam.stills import sharpen_picture
 from training import degrade
 from training.errors import RecipeError
 from training.losses import charbonnier, distillation
 from training.networks.student import Conv
+from training.networks.vgg import VGG16Features
 from training.recipe import Recipe, load_recipe
-from training.tasks import ClipTask, FrameTask, make_task, needs_teacher, planes, to_rgb
+from training.tasks import (
+    ClipTask,
+    FrameTask,
+    PictureTask,
+    feature_files,
+    make_task,
+    needs_teacher,
+    needs_truth,
+    planes,
+    to_rgb,
+)
+from training.weights import REGISTRY
 
 FRAMES = 4
 
@@ -204,7 +219,7 @@ def test_the_teacher_learns_from_single_frames() -> None:
     task, (soft, sharp) = make_task(recipe_of("teacher")), batch(count=2)
     assert isinstance(task, FrameTask)
     total, parts = task((soft, sharp), 0)
-    assert parts.keys() == {"charbonnier", "edge"}
+    assert parts.keys() == load_recipe("teacher").loss.keys()
     total.backward()
     assert all(p.grad is not None for p in task.student.parameters())
     restored = task.restore(soft)
@@ -240,3 +255,126 @@ def test_which_losses_ask_a_teacher() -> None:
         "distill", "mse_teacher",
     }  # fmt: skip
     assert isinstance(make_task(recipe_of()), ClipTask)
+
+
+# -- single pictures -----------------------------------------------------------------------------------
+
+
+def pictures(count: int = 3) -> tuple[Tensor, Tensor]:
+    sharp = np.stack([drawn(32, 32, i).transpose(2, 0, 1)[None] for i in range(count)])
+    soft = np.clip(sharp + 9 * np.random.default_rng(0).standard_normal(sharp.shape), 0, 255).astype(np.uint8)
+    return torch.from_numpy(soft), torch.from_numpy(sharp)
+
+
+def picture_recipe(kind: str = "cnn58k", **overrides: Any) -> Recipe:
+    tiny: dict[str, Any] = {"network": {"kind": kind}, "data.crop": 32, "data.side": 0, "loss": {"mse": 1.0}}
+    return load_recipe("restormer-unet", tiny | {k.replace("__", "."): v for k, v in overrides.items()})
+
+
+def test_an_rgb_network_learns_from_what_it_put_out() -> None:
+    task, (soft, sharp) = make_task(picture_recipe()), pictures()
+    assert isinstance(task, PictureTask)
+    total, parts = task((soft, sharp), 0)
+    out = task.student(soft[:, 0].float() / 255)
+    assert total.item() == pytest.approx(((out - sharp[:, 0].float() / 255) ** 2).mean().item(), rel=1e-5)
+    assert parts.keys() == {"mse"}
+    assert torch.allclose(task.restore(soft)[:, 0], out, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_student_s_change_is_added_to_the_picture_as_the_product_adds_it() -> None:
+    """The bridge from RGB to planes and back is the product's own, to half a grey level."""
+    options = {"channels": 32, "depth": 0, "temporal": False}
+    task = make_task(picture_recipe("student", network__options=options)).eval()
+    soft, _ = pictures()
+    assert torch.allclose(task.restore(soft), task.show(soft), atol=1e-6)  # untrained, it changes nothing
+    torch.manual_seed(0)
+    torch.nn.init.normal_(task.student.tail.weight, std=0.02)  # type: ignore[union-attr, arg-type]
+
+    class Same:
+        """The student as an engine."""
+
+        def process(self, frame: Frame, out: Frame) -> None:
+            y, uv = (torch.from_numpy(p.copy()).float() for p in (frame.y, frame.uv))
+            answer = task.student(y, uv)[:2]
+            for plane, values in zip((out.y, out.uv), answer, strict=True):
+                plane[...] = values.clamp(0, 255).round().to(torch.uint8).numpy()
+
+    for i, picture in enumerate(soft[:, 0].permute(0, 2, 3, 1).numpy()):
+        product = sharpen_picture(Same(), np.ascontiguousarray(picture))  # type: ignore[arg-type]
+        mine = (task.restore(soft[i : i + 1])[0, 0].clamp(0, 1) * 255).permute(1, 2, 0).numpy()
+        assert np.abs(product.astype(int) - picture).max() > 3
+        assert np.abs(mine - product).max() < 2.5  # a level of chroma is 1.8 of blue
+        assert np.abs(mine - product).mean() < 0.3
+
+
+def test_a_teacher_of_pictures_sees_all_of_them_and_stays_asleep() -> None:
+    teacher = nn.Sequential(Said(0.5), nn.Dropout(0.9))
+    task = make_task(picture_recipe(loss={"mse": 1.0, "mse_teacher": 2.0}), teacher)
+    soft, sharp = pictures()
+    task.train()
+    assert not teacher.training
+    total, parts = task((soft, sharp), 0)
+    assert [x.shape for x in teacher[0].shown] == [(3, 3, 32, 32)]
+    assert torch.equal(teacher[0].shown[0], soft[:, 0].float() / 255)
+    assert total.item() == pytest.approx((parts["mse"] + 2 * parts["mse_teacher"]).item())
+    assert total.item() == pytest.approx(task((soft, sharp), task.steps - 1)[0].item())  # no fading here
+    total.backward()
+    assert all(p.grad is None for p in teacher.parameters())
+    alone = make_task(picture_recipe(loss={"mse": 1.0, "mse_teacher": 2.0}))
+    assert alone((soft, sharp), 0)[1].keys() == {"mse"}
+
+
+def test_a_loss_without_truth_does_not_look_at_it() -> None:
+    recipe = picture_recipe(loss={"l1_teacher": 1.0, "mse": 0.0})
+    assert not needs_truth(recipe)
+    assert needs_truth(picture_recipe(loss={"l1_teacher": 1.0, "mse": 0.5}))
+    assert needs_truth(picture_recipe(loss={"distill": 1.0}))
+    soft, sharp = pictures()
+    losses = [make_task(recipe, Said(0.4))((soft, truth), 0)[0] for truth in (sharp, 255 - sharp, sharp * 0)]
+    assert torch.equal(losses[0], losses[1])
+    assert torch.equal(losses[0], losses[2])
+
+
+def test_weights_of_a_student_of_pictures_become_int8() -> None:
+    options = {"channels": 32, "depth": 0, "temporal": False}
+    recipe = picture_recipe("student", network__options=options, train__quantize_from=0.5, train__steps=10)
+    task, batch_ = make_task(recipe), pictures()
+    for step, wanted in ((4, 0), (5, 63)):
+        task(batch_, step)
+        assert {m.levels for m in task.student.modules() if isinstance(m, Conv)} == {wanted}
+
+
+def test_validation_of_pictures() -> None:
+    task = make_task(picture_recipe()).eval()
+    soft, sharp = pictures()
+    task.restore = lambda batch_: task.show(batch_)  # type: ignore[method-assign]
+    figures = task.validate(soft, sharp)
+    assert figures["psnr"] == figures["psnr_input"]
+    assert 25 < figures["psnr"] < 35
+    assert "flicker" not in figures
+
+
+def test_published_weights_are_wanted_by_name_and_nothing_stands_in(tmp_path: Path) -> None:
+    recipe = picture_recipe(loss={"mse": 1.0, "vgg16": 0.1, "resnet18": 0.0})
+    with pytest.raises(
+        ConfigError, match=r"loss 'vgg16' needs vgg16's published weights, and .* not there"
+    ) as e:
+        feature_files(recipe, tmp_path)
+    assert f"python -m training.weights vgg16 --out {tmp_path}" in e.value.hint
+    assert "--set loss.vgg16=0" in e.value.hint
+    file = tmp_path / REGISTRY["vgg16"].file
+    torch.save(VGG16Features().state_dict(), file)
+    files = feature_files(recipe, tmp_path)
+    assert files == {"vgg16": file}
+    task = make_task(recipe, features=files)
+    total, parts = task(pictures(1), 0)
+    assert parts.keys() == {"mse", "vgg16"}
+    total.backward()
+    assert task.student.layers[0].weight.grad is not None  # type: ignore[union-attr, index]
+    assert all("vgg" not in name for name, p in task.named_parameters() if p.requires_grad)
+
+
+def test_pictures_do_not_flicker() -> None:
+    with pytest.raises(RecipeError, match="single pictures have none"):
+        make_task(picture_recipe(loss={"mse": 1.0, "temporal": 0.1}))

@@ -39,6 +39,10 @@ class ScaledEngine:
         return self._engine.run_cpu_ns
 
     @property
+    def workers_cpu_ns(self) -> int:
+        return self._engine.workers_cpu_ns
+
+    @property
     def strength(self) -> float:
         return self._engine.strength
 

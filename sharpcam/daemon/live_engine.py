@@ -87,6 +87,10 @@ class LiveEngine:
         return getattr(self._engine, "download_ns", 0)
 
     @property
+    def workers_cpu_ns(self) -> int:
+        return getattr(self._engine, "workers_cpu_ns", 0)
+
+    @property
     def fallbacks(self) -> int:
         return getattr(self._engine, "fallbacks", 0)
 

@@ -22,7 +22,7 @@ class Brighter:
         self._engine, self._more = engine, more
         self.got: list[Frame] = []
         self.size, self.model, self.provider, self.threads = (32, 24), engine.model, "cpu", 1
-        self.run_ns = self.run_cpu_ns = 7
+        self.run_ns = self.run_cpu_ns = self.workers_cpu_ns = 7
         self.strength, self.description = 1.0, "inner"
 
     def process(self, frame: Frame, out: Frame) -> None:
@@ -57,7 +57,7 @@ def test_what_changed_at_half_size_is_added_to_the_full_picture(
     assert (small.size, small.sequence) == ((32, 24), 5)
     means = before[0].reshape(24, 2, 32, 2).mean(axis=(1, 3))
     assert np.abs(small.planes[0] - means).max() <= 0.5
-    assert engine.run_ns == engine.run_cpu_ns == 7
+    assert engine.run_ns == engine.run_cpu_ns == engine.workers_cpu_ns == 7
     assert engine.description == "inner at 32x24"
 
 

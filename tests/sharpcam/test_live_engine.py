@@ -155,3 +155,11 @@ def test_how_late_it_is_of_the_latest_frames_alone(monkeypatch: pytest.MonkeyPat
     engine.change_to(Slow("b"))
     pass_frames(engine, RAMP_FRAMES + 5)
     assert engine.late_s is None, "what the old model took says nothing of the new one"
+
+
+def test_what_the_engine_may_tell_is_passed_on() -> None:
+    class Telling(Fake):
+        workers_cpu_ns = 5
+
+    assert LiveEngine(Telling()).workers_cpu_ns == 5
+    assert LiveEngine(Fake()).workers_cpu_ns == 0

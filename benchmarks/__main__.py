@@ -24,6 +24,7 @@ from sharpcam.files import temporary_beside, write_whole
 QUICK_FOLDER = Path("out") / "benchmarks"
 NEEDED = ("onnx", "matplotlib")
 ROOMS = ("speed", "quality", "pipeline", "scaling", "published")
+ON_REQUEST = ("gpu", "training")  # not among all of them: they want hardware of their own
 
 
 def load_rooms() -> dict[str, Room]:
@@ -33,7 +34,7 @@ def load_rooms() -> dict[str, Room]:
             raise ConfigError(f"the benchmarks need {package}", "run: pip install '.[benchmarks]'")
     return {
         name: cast(Room, importlib.import_module(f"benchmarks.{name}"))
-        for name in ROOMS
+        for name in (*ROOMS, *ON_REQUEST)
         if importlib.util.find_spec(f"benchmarks.{name}")
     }
 
@@ -42,7 +43,7 @@ def arguments(rooms: dict[str, Room], argv: Sequence[str] | None) -> argparse.Na
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n\n")[2])
     parser.add_argument(
         "rooms", nargs="*", metavar="ROOM", choices=[*rooms, "all"], default="all",
-        help=f"{', '.join(rooms)}; all of them without one",
+        help=f"{', '.join(rooms)}; without one, all but {' and '.join(ON_REQUEST)}",
     )  # fmt: skip
     parser.add_argument("--json", metavar="FILE", help="write all results into one file too; - for stdout")
     parser.add_argument("--quick", action="store_true", help="a small run: fewer sizes, pictures and rounds")
@@ -55,7 +56,7 @@ def arguments(rooms: dict[str, Room], argv: Sequence[str] | None) -> argparse.Na
         room.add_arguments(parser.add_argument_group(name, (room.__doc__ or "").partition("\n")[0]))
     args = parser.parse_args(argv)
     if "all" in args.rooms:
-        args.rooms = list(rooms)
+        args.rooms = [name for name in rooms if name not in ON_REQUEST]
     if args.out is None:
         args.out = QUICK_FOLDER if args.quick else results.FOLDER
     return args

@@ -120,6 +120,11 @@ class Engine:
         return f"{self.model.name} {self.model.version} ({self.model.precision}) on {where}"
 
     @property
+    def records(self) -> bool:
+        """Whether the model's work is launched as one CUDA graph."""
+        return self.provider == Provider.CUDA and self._cuda_graphs
+
+    @property
     def strength(self) -> float:
         """0 gives the frame back bit for bit, 1 is all that the model does; counts from the next frame on."""
         return self._strength

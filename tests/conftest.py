@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_gpu import gpu as gpu
 from tiny_models import rgb_graph, write_yuv_model
 
 from sharpcam.frame import Frame

@@ -1,1 +1,0 @@
-from fake_gpu import gpu as gpu

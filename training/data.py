@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.clips import ClipSpec, make_clip
-from training.degrade import soft_lens
+from training.degrade import photographed, sample_webcam, soft_lens
 from training.errors import DataError, run
 from training.library import Library, read_picture, read_video, scan
 
@@ -59,9 +59,8 @@ class Clips:
     def __init__(self, library: Library, spec: ClipSpec) -> None:
         self.library, self.spec = library, spec
         self.packed: Array | None = None
-        self.lenses = (
-            0.0  # share of clips whose camera is a soft lens and nothing else, blurred as they are drawn
-        )
+        # packed clips come round again: these shares of them through a soft lens alone, or another camera
+        self.lenses = self.fresh = 0.0
         self.origin: dict[str, Any] = {"folders": library.folders, "clips": asdict(spec)}
 
     @classmethod
@@ -105,8 +104,11 @@ class Clips:
                 a, b = self.packed[number]
                 turn = number + again
             rng = np.random.default_rng((self.spec.seed, i))
-            if rng.random() < self.lenses:
+            chance = rng.random()
+            if chance < self.lenses:
                 a = soft_lens(b, rng)
+            elif chance < self.lenses + self.fresh:
+                a = photographed(b, sample_webcam(rng, self.spec.identity), rng)
             soft.append(orient(a, turn))
             sharp.append(orient(b, turn))
         return np.stack(soft), np.stack(sharp)

@@ -214,19 +214,19 @@ def sample_webcam(rng: np.random.Generator, identity: float = 0.05) -> Webcam:
         blur_size=size,
         blur_ratio=float(rng.uniform(0.35, 1.0)),
         blur_angle=float(rng.uniform(0, np.pi)),
-        scale=float(rng.choice([1.0, rng.uniform(1.0, 1.6)], p=[0.5, 0.5])),
+        scale=float(rng.choice([1.0, rng.uniform(1.0, 1.6)], p=[0.4, 0.6])),
         down=int(rng.choice([cv2.INTER_AREA, cv2.INTER_LINEAR])),
         up=int(rng.choice([cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4], p=[0.5, 0.4, 0.1])),
         shot=0.008 * level * float(rng.uniform(0.2, 1.0)),
         read=0.016 * level * float(rng.uniform(0.0, 1.0)),
         drift=float(rng.choice([0.0, 0.04, 0.1], p=[0.5, 0.3, 0.2])),
     )
-    if rng.random() < 0.4:  # the same family in the other order of things: noise last, on what software sees
+    if rng.random() < 0.5:  # the same family in the other order of things: noise last, on what software sees
         grain = float(rng.uniform(0, 0.035)) if rng.random() < 0.85 else 0.0
         w = replace(w, encoded=True, shot=0.0, read=0.0, grain=grain)
-    if rng.random() < 0.15:
+    if rng.random() < 0.22:
         w = replace(w, motion=float(rng.uniform(1.0, 7.0)), motion_angle=float(rng.uniform(0, np.pi)))
-    if noisy and rng.random() < 0.35:
+    if noisy and rng.random() < 0.45:
         w = replace(w, smear_color=float(rng.uniform(0.02, 0.09)), smear_space=float(rng.uniform(0.8, 2.0)))
     if noisy and rng.random() < 0.15:
         w = replace(w, temporal=float(rng.uniform(0.2, 0.6)))
@@ -234,7 +234,7 @@ def sample_webcam(rng: np.random.Generator, identity: float = 0.05) -> Webcam:
         w = replace(
             w, sharpen_sigma=float(rng.uniform(0.7, 1.6)), sharpen_amount=float(rng.uniform(0.2, 1.3))
         )
-    if rng.random() < 0.72:
+    if rng.random() < 0.8:
         w = replace(w, jpeg=int(rng.integers(50, 97)), jpeg_422=bool(rng.random() < 0.6))
     if rng.random() < 0.06:
         w = replace(
@@ -363,3 +363,9 @@ def soft_lens(clip: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
         chroma = frame[height:].reshape(2, height // 2, width // 2)
         soft[height:] = np.stack([blurred(p, kernels[1]) for p in chroma]).reshape(-1, width)
     return out
+
+
+def photographed(clip: NDArray[np.uint8], webcam: Webcam, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """What `webcam` makes of I420 frames (T, H * 3 // 2, W), limited range."""
+    frames = degrade_clip([from_i420(frame) for frame in clip], webcam, rng)
+    return np.stack([to_i420(frame) for frame in frames])

@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def prepare(args: argparse.Namespace) -> Job:
     else:
         raise DataError("say where the pictures are: --data DIR (or --packed FILE)")
     if isinstance(clips, Clips):
-        clips.lenses = recipe.data.lenses
+        clips.lenses, clips.fresh = recipe.data.lenses, recipe.data.fresh
     validation: Source | None = None
     if args.packed_validation:
         validation = Clips.open_packed(args.packed_validation)
@@ -212,7 +213,7 @@ def _ours(weights: Path) -> dict[str, Any] | None:
         return None
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.distill", description=__doc__.split("\n")[0])
     add_arguments(parser, "sharpcam")
     add = parser.add_argument
@@ -220,7 +221,7 @@ def main() -> None:
     add("--no-teacher", action="store_true", help="learn from the truth alone")
     add("--name", help="name of the exported model (default: the recipe's)")
     add("--data-notes", type=Path, help="TOML file with name, licence and count of the data, for the card")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     job = prepare(args)
     name = args.name or job.recipe.name
     if not re.match(NAME_PATTERN, name):

@@ -189,24 +189,26 @@ class FloatOps:
         )
         return self.clip(self.graph.node("Mul", [rounded, step], f"{name}_raw"), -64, 63.5, name)
 
-    def apply(self, x: str, correction: str, name: str) -> str:
-        """x + correction, rounded to grey levels, in 0..255."""
-        rounded = self.graph.node(
-            "Round", [self.graph.node("Add", [x, correction], f"{name}_sum")], f"{name}_rounded"
-        )
-        return self.clip(rounded, 0, 255, name)
+    def apply(self, x: str, correction: str, strength: str, name: str) -> str:
+        """x + strength * correction, rounded to grey levels, in 0..255."""
+        scaled = self.graph.node("Mul", [correction, self._half(strength)], f"{name}_scaled")
+        total = self.graph.node("Add", [x, scaled], f"{name}_sum")
+        return self.clip(self.graph.node("Round", [total], f"{name}_rounded"), 0, 255, name)
 
-    def residual(self, tail: str, correction: str | None, name: str) -> str:
-        scaled = self.graph.node("Mul", [tail, self._scalar(128.0, "levels")], f"{name}_levels")
-        return scaled if correction is None else self.graph.node("Add", [scaled, correction], name)
-
-    def output(self, x: str, residual: str, strength: str, name: str) -> str:
-        if self.dtype is np.float16 and f"{strength}_half" not in {n.name for n in self.graph.nodes}:
-            self.graph.node("Cast", [strength], f"{strength}_half", to=self.kind)
-        strength = f"{strength}_half" if self.dtype is np.float16 else strength
-        scaled = self.graph.node("Mul", [residual, strength], f"{name}_scaled")
-        total = self.graph.node("Add", [f"{x}_float", scaled], f"{name}_sum")
+    def output(self, f: str, tail: str, strength: str, name: str) -> str:
+        """f + strength * residual; the last convolution gives halves of 256 grey levels."""
+        residual = self.graph.node("Mul", [tail, self._scalar(128.0, "levels")], f"{name}_residual")
+        scaled = self.graph.node("Mul", [residual, self._half(strength)], f"{name}_scaled")
+        total = self.graph.node("Add", [f, scaled], f"{name}_sum")
         return self.store(self.clip(total, 0, 255, f"{name}_clipped"), name)
+
+    def _half(self, strength: str) -> str:
+        """The strength in the arithmetic of the graph."""
+        if self.dtype is not np.float16:
+            return strength
+        if f"{strength}_half" not in self.graph.made:
+            self.graph.node("Cast", [strength], f"{strength}_half", to=self.kind)
+        return f"{strength}_half"
 
 
 class QuantOps:
@@ -287,38 +289,26 @@ class QuantOps:
         a, b = [difference, *self._of(difference)], [gate, *self._of(gate)]
         return self._binary("QLinearMul", a, b, (CORRECTION_STEP, 128), name)
 
-    def apply(self, x: str, correction: str, name: str) -> str:
-        return self._binary(
-            "QLinearAdd", [x, *self._of(x)], [correction, *self._of(correction)], (1.0, 0), name
-        )
+    def apply(self, x: str, correction: str, strength: str, name: str) -> str:
+        """x + strength * correction: the strength scales its step, so that 0 gives x bit for bit."""
+        b = [correction, *self._scaled(correction, 1.0, strength, name)]
+        return self._binary("QLinearAdd", [x, *self._of(x)], b, (1.0, 0), name)
 
-    def residual(self, tail: str, correction: str | None, name: str) -> str:
-        step, zero = self.steps[tail]
-        levels = (step * 128, zero)
-        if correction is None:
-            self.steps[tail] = levels
-            return tail
-        return self._binary(
-            "QLinearAdd",
-            [tail, *self._q(*levels)],
-            [correction, *self._of(correction)],
-            self._range(name, False),
-            name,
-        )
+    def output(self, f: str, tail: str, strength: str, name: str) -> str:
+        """f + strength * residual; the last convolution gives halves of 256 grey levels."""
+        b = [tail, *self._scaled(tail, 128.0, strength, name)]
+        return self._binary("QLinearAdd", [f, *self._of(f)], b, (1.0, 0), name)
 
-    def output(self, x: str, residual: str, strength: str, name: str) -> str:
-        # strength scales the residual's step: 0 gives the input bit for bit
-        step, zero = self.steps[residual]
-        scale = self.graph.node("Mul", [strength, self._q(step, zero)[0]], f"{name}_step")
-        b = [residual, scale, self._q(step, zero)[1]]
-        return self._binary("QLinearAdd", [x, *self._q(1.0, 0)], b, (1.0, 0), name)
+    def _scaled(self, x: str, factor: float, strength: str, name: str) -> list[str]:
+        step, zero = self.steps[x]
+        scale, zero_point = self._q(step * factor, zero)
+        return [self.graph.node("Mul", [strength, scale], f"{name}_step"), zero_point]
 
 
 def assemble(graph: Graph, ops: FloatOps | QuantOps, student: Student) -> None:
     """The student's graph, as in the picture at the top of networks/student.py."""
     config = student.config
     x = {p: ops.load(p) for p in PLANES}
-    corrections: dict[str, str] = {}
     f = x
     if config.temporal:
         d = {p: ops.difference(ops.load(f"state_{p}"), x[p], f"difference_{p}") for p in PLANES}
@@ -328,7 +318,7 @@ def assemble(graph: Graph, ops: FloatOps | QuantOps, student: Student) -> None:
         corrections = {p: ops.correction(d[p], gates[p], f"correction_{p}") for p in PLANES}
         # a uint8 state is the calmed picture as it is
         calmed = "state_{}_out" if isinstance(ops, QuantOps) else "fused_{}"
-        f = {p: ops.apply(x[p], corrections[p], calmed.format(p)) for p in PLANES}
+        f = {p: ops.apply(x[p], corrections[p], "strength", calmed.format(p)) for p in PLANES}
         for p in PLANES:
             ops.store(f[p], f"state_{p}_out")
     h = ops.conv(ops.pack(f, config.grid, "fused"), "head", relu=True, scale=1 / 128, offset=128)
@@ -336,8 +326,7 @@ def assemble(graph: Graph, ops: FloatOps | QuantOps, student: Student) -> None:
         h = ops.conv(h, f"body.{i}", relu=True)
     residuals = ops.unpack(ops.conv(h, "tail", relu=False), config.grid, "tail")
     for p in PLANES:
-        residual = ops.residual(residuals[p], corrections.get(p), f"residual_{p}")
-        ops.output(p, residual, "strength", f"{p}_out")
+        ops.output(f[p], residuals[p], "strength", f"{p}_out")
 
 
 def build_model(

@@ -9,16 +9,17 @@ the published 26 million, which want a GPU.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from training.distill import add_arguments, prepare
 from training.errors import run
 from training.tasks import make_task
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.teacher", description=__doc__.split("\n")[0])
     add_arguments(parser, "teacher")
-    job = prepare(parser.parse_args())
+    job = prepare(parser.parse_args(argv))
     job.train(make_task(job.recipe, features=job.features), validation_clips=12)
     best = job.out / ("best.pt" if job.validation else "last.pt")
     print(f"wrote {best}: give it to `python -m training.distill --teacher-weights`")

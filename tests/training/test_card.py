@@ -370,7 +370,7 @@ def test_the_card_says_it_all_and_shows_it(made: tuple[Path, Student]) -> None:
     text = (folder / "CARD.md").read_text(encoding="utf-8")
     assert text.startswith("# tiny 1.0\n")
     for part in (
-        f"{student.parameters_folded():,} parameters",
+        f"{student.parameter_count():,} parameters",
         f"{student.macs_per_pixel() * 1280 * 720 / 1e9:.2f} billion",
         teacher_line(facts),
         "commit: c0ffee",

@@ -458,6 +458,23 @@ def test_lenses_blur_the_truth_of_their_share(folder: Path, tmp_path: Path) -> N
     )
 
 
+def test_another_camera_for_the_same_truth(folder: Path, tmp_path: Path) -> None:
+    pack(scan(folder), ClipSpec(frames=2, crop=32, seed=5, identity=0.0), 6, tmp_path / "p.npy")
+    clips = Clips.open_packed(tmp_path / "p.npy")
+    soft, sharp = clips.batch(range(6))
+    clips.fresh = 1.0
+    again, truth = clips.batch(range(6))
+    assert np.array_equal(truth, sharp)
+    assert all(not np.array_equal(a, b) for a, b in zip(again, soft, strict=True))
+    assert all(not np.array_equal(a, b) for a, b in zip(again, truth, strict=True))
+    error = np.abs(again.astype(int) - truth).mean((1, 2, 3))
+    assert (error < 40).all()  # it is still the picture, not another
+    assert np.array_equal(again[3], clips.batch([3])[0][0])
+    assert not np.array_equal(again[3], clips.batch([3 + 6 * 8])[0][0])  # eight turns later: a new camera
+    clips.lenses, clips.fresh = 0.5, 0.5  # lenses first, cameras for the rest: nothing as it was packed
+    assert all(not np.array_equal(a, b) for a, b in zip(clips.batch(range(6))[0], soft, strict=True))
+
+
 def test_a_pack_that_fails_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no picture")
     library = Library(stills=[tmp_path / "bad.png"])

@@ -127,8 +127,9 @@ def test_strength_0_gives_the_input_bit_for_bit(
 
 def test_strength_between_is_between(graphs: tuple[Student, dict[str, onnx.ModelProto]], clip: U8) -> None:
     for name, model in graphs[1].items():
-        full, half = (runner(model)(clip, s).astype(int) - clip for s in (1.0, 0.5))
-        inside = (clip > 60) & (clip < 195)
+        first = clip[:1]  # later frames go on from states of another strength
+        full, half = (runner(model)(first, s).astype(int) - first for s in (1.0, 0.5))
+        inside = (first > 60) & (first < 195)
         assert np.abs(half - full / 2)[inside].max() <= 1, name
         assert np.abs(half[inside]).mean() > 0.2
 
@@ -142,7 +143,9 @@ def test_all_that_is_uint8_is_uint8(graphs: tuple[Student, dict[str, onnx.ModelP
     }  # fmt: skip
     floats = [v.name for v in model.graph.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT]
     assert all(name.endswith("_step") for name in floats)
-    assert [n.input[0] for n in model.graph.node if n.op_type == "Mul"] == ["strength"] * 2
+    scales = [n.input[0] for n in model.graph.node if n.op_type == "Mul"]
+    memory = any(i.name == "state_y" for i in model.graph.input)
+    assert scales == ["strength"] * (4 if memory else 2)
 
 
 @pytest.mark.parametrize("precision", list(PRECISIONS))
@@ -221,7 +224,7 @@ def test_ranges_are_the_widest_percentiles_that_were_seen(clip: U8) -> None:
 
 def test_ranges_of_a_recurrent_student_are_of_all_its_parts(clip: U8) -> None:
     ranges = calibrate(trained(), [clip])
-    assert ranges.keys() == {"gate_in", "gate_mid", "head", "body.0", "tail", "residual_y", "residual_uv"}
+    assert ranges.keys() == {"gate_in", "gate_mid", "head", "body.0", "tail"}
     assert all(low <= high for low, high in ranges.values())
     assert all(ranges[n][0] >= 0 for n in ("gate_in", "gate_mid", "head", "body.0"))
 

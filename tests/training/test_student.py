@@ -215,6 +215,7 @@ def test_kept_frames_are_those_of_the_whole_clip(keep: slice) -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS)
+@torch.no_grad()
 def test_strength_scales_all_that_is_added(config: StudentConfig) -> None:
     student, (y, uv) = trained(config), clip(frames=2, noise=4)
     with torch.no_grad():
@@ -222,9 +223,15 @@ def test_strength_scales_all_that_is_added(config: StudentConfig) -> None:
         full, none, half = (student(y[:, 1], uv[:, 1], state, s) for s in (1.0, 0.0, 0.5))
     assert torch.equal(none[0], y[:, 1])
     assert torch.equal(none[1], uv[:, 1])
-    assert torch.allclose(half[0] - y[:, 1], (full[0] - y[:, 1]) / 2, atol=1e-4)
-    assert torch.allclose(half[1] - uv[:, 1], (full[1] - uv[:, 1]) / 2, atol=1e-4)
-    assert all(torch.equal(a, b) for a, b in zip(full[2], none[2], strict=True))  # the memory is the same
+    c = student.fuse((y[:, 1], uv[:, 1]), state) if config.temporal else (0 * y[:, 1], 0 * uv[:, 1])
+    for out, strength in ((full, 1.0), (half, 0.5), (none, 0.0)):
+        f = tuple(calmed(x[:, 1], strength * p) for x, p in zip((y, uv), c, strict=True))
+        r = student.sharpen(f)
+        for plane in range(2):
+            assert torch.allclose(out[plane], f[plane] + strength * r[plane], atol=1e-4)
+            if config.temporal:  # the memory, too: at 0 it is the frame
+                assert torch.equal(out[2][plane], f[plane])
+    assert (half[0] - y[:, 1]).abs().mean() < (full[0] - y[:, 1]).abs().mean()
 
 
 def test_it_starts_as_a_filter_over_time_that_leaves_still_pictures_alone() -> None:

@@ -1,24 +1,23 @@
 """The SharpCam student: a recurrent network over I420 planes that becomes a uint8 ONNX graph, op for op.
 
-      y, uv (this frame) ------------+------------------------+------------------------------+
-                                     |                        |                              |
-      state (last frame, calmed) --- d = state - x            |                              |
-                                     |                        |                              |
-                    unshuffle by 8, convolutions              |                              |
-                                     |                        |                              |
-                           gate g in 0..0.94                  |                              |
-                                     +---- c = g * d ---------+-- f = x + c --> next state   |
-                                                                  |                          |
-                                         unshuffle by 4, 3 x 3 convolutions, shuffle         |
-                                                                  |                          |
-                                                             residual r                      |
-                                                                  |                          |
-      y_out, uv_out <------------------------------- x + strength * (c + r) <----------------+
+      y, uv (this frame) ------------+-------------------+
+                                     |                   |
+      state (last frame, calmed) --- d = state - x       |
+                                     |                   |
+                    unshuffle by 8, convolutions         |
+                                     |                   |
+                           gate g in 0..0.94             |
+                                     |                   |
+                                     +---- c = g * d --- f = x + strength * c -----+--> next state
+                                                         |                         |
+                          unshuffle by 4, 1 x 1, some 3 x 3, 1 x 1, shuffle        |
+                                                         |                         |
+                                                    residual r --- f + strength * r ---> y_out, uv_out
 
 The first half is a motion-gated recursive filter: where a pixel has not changed but for noise, g is high and
 the new frame moves only a little from the old (the fusion stage of EMVD, Maggioni et al., CVPR 2021, with a
 learned gate per pixel in place of its learned transform). The second half sharpens what the first has calmed.
-Strength multiplies everything that is added to x, so strength 0 is the input bit for bit.
+Strength multiplies everything that is added, so strength 0 is the input bit for bit.
 
 Planes are unshuffled (Shi et al., 2016) so that convolutions have the 32 channels at which int8 kernels are
 fast: by 4 for the sharpener (16 of luma + 8 of chroma), by 8 for the gate, which needs no detail (64 + 32).
@@ -270,9 +269,9 @@ class Student(nn.Module):
             r = self.sharpen((y, uv))
             return y + strength * r[0], uv + strength * r[1], (y, uv)
         c = self.fuse((y, uv), state or (y, uv))
-        f = calmed(y, c[0]), calmed(uv, c[1])
+        f = calmed(y, strength * c[0]), calmed(uv, strength * c[1])
         r = self.sharpen(f)
-        return y + strength * (c[0] + r[0]), uv + strength * (c[1] + r[1]), f
+        return f[0] + strength * r[0], f[1] + strength * r[1], f
 
     def clip(self, y: Tensor, uv: Tensor, keep: slice = slice(None)) -> Planes:
         """A whole clip: y (N, T, 1, H, W), uv (N, T, 2, H/2, W/2) -> the frames `keep` of it, in that layout.
@@ -280,22 +279,19 @@ class Student(nn.Module):
         The recursion runs frame by frame, the sharpening of the kept frames at once, which is what makes
         training on clips affordable."""
         n, t = y.shape[:2]
-        y0, uv0 = y[:, keep].flatten(0, 1), uv[:, keep].flatten(0, 1)
+        f: Planes = (y[:, keep], uv[:, keep])
         if self.config.temporal:
             state: Planes = (y[:, 0], uv[:, 0])
-            corrections: list[Planes] = []
+            states: list[Planes] = []
             for i in range(keep.indices(t)[1]):  # what comes after the kept frames changes nothing
                 c = self.fuse((y[:, i], uv[:, i]), state)
                 state = calmed(y[:, i], c[0]), calmed(uv[:, i], c[1])
-                corrections.append(c)
-            c_y, c_uv = zip(*corrections[keep], strict=True)
-            c = torch.stack(c_y, 1).flatten(0, 1), torch.stack(c_uv, 1).flatten(0, 1)
-            r = self.sharpen((calmed(y0, c[0]), calmed(uv0, c[1])))
-            y_out, uv_out = y0 + c[0] + r[0], uv0 + c[1] + r[1]
-        else:
-            r = self.sharpen((y0, uv0))
-            y_out, uv_out = y0 + r[0], uv0 + r[1]
-        return y_out.view(n, -1, *y.shape[2:]), uv_out.view(n, -1, *uv.shape[2:])
+                states.append(state)
+            f_y, f_uv = zip(*states[keep], strict=True)
+            f = torch.stack(f_y, 1), torch.stack(f_uv, 1)
+        flat = f[0].flatten(0, 1), f[1].flatten(0, 1)
+        out = tuple(p + r for p, r in zip(flat, self.sharpen(flat), strict=True))
+        return out[0].view(n, -1, *y.shape[2:]), out[1].view(n, -1, *uv.shape[2:])
 
     def quantize_weights(self, levels: int = WEIGHT_LEVELS) -> None:
         """From now on computes with the weights that the uint8 graph will have (0: with its own again)."""

@@ -36,7 +36,7 @@ from training.report import csv_text, figure
 from training.subjects import Picture, Subject
 from training.tasks import build
 
-TUNED_ON = 8  # pictures that the unsharp mask is tuned on
+TUNED_ON = 1 << 21  # pixels, about, that the unsharp mask is tuned on
 PASSES = 4  # times that each held-out picture is blurred anew where the blur is a matter of chance
 
 
@@ -68,7 +68,8 @@ def measure(pictures: Pictures, student: Subject, teacher: Subject | None, out: 
     subjects: dict[str, Subject] = {"output": _Kept(student, [out / "results" / f"{n}.png" for n in names])}
     if teacher is not None:
         subjects["teacher"] = teacher
-    found = evaluate(pairs, subjects, tuned_on=TUNED_ON, samples=SAMPLES)
+    tuned_on = min(8, 1 + TUNED_ON // pictures.whole(0)[1][..., 0].size)
+    found = evaluate(pairs, subjects, tuned_on=tuned_on, samples=SAMPLES)
     report = {"set": f"{pictures.spec.protocol}, held out", **found.report}
     write_whole(out / "results.json", (json.dumps(report, indent=2) + "\n").encode())
     write_whole(out / "results.csv", csv_text(found.rows).encode())

@@ -115,7 +115,7 @@ def prepare(args: argparse.Namespace) -> Job:
     else:
         raise DataError("say where the pictures are: --data DIR (or --packed FILE)")
     if isinstance(clips, Clips):
-        clips.lenses = recipe.data.lenses
+        clips.lenses, clips.fresh = recipe.data.lenses, recipe.data.fresh
     validation: Source | None = None
     if args.packed_validation:
         validation = Clips.open_packed(args.packed_validation)

@@ -142,7 +142,10 @@ def _create(
 def gpu_providers(
     provider: Provider, plan: Plan, manifest: Manifest
 ) -> list[tuple[str, dict[str, str | int]]]:
-    """ONNX Runtime's names and options for `provider`, the preferred one first."""
+    """ONNX Runtime's names and options for `provider`, the preferred one first.
+
+    Switches are bools: TensorRT takes "True" and "False" and no numbers.
+    """
     shared: dict[str, str | int] = {"device_id": 0, "user_compute_stream": str(plan.stream)}
     names: list[tuple[str, dict[str, str | int]]] = []
     if provider is Provider.TENSORRT:
@@ -152,10 +155,10 @@ def gpu_providers(
                 _ORT_NAMES[provider],
                 shared
                 | {
-                    "trt_fp16_enable": int(manifest.precision == "float16"),
-                    "trt_engine_cache_enable": 1,  # building an engine takes a minute
+                    "trt_fp16_enable": manifest.precision == "float16",
+                    "trt_engine_cache_enable": True,  # building an engine takes a minute
                     "trt_engine_cache_path": cache,
-                    "trt_timing_cache_enable": 1,
+                    "trt_timing_cache_enable": True,
                     "trt_timing_cache_path": cache,
                 },
             )
@@ -166,10 +169,10 @@ def gpu_providers(
             cuda.ORT_NAME,
             shared
             | {
-                "enable_cuda_graph": int(graphs),
+                "enable_cuda_graph": graphs,
                 "arena_extend_strategy": "kSameAsRequested",  # the GPU is shared with the meeting
                 "cudnn_conv_algo_search": "EXHAUSTIVE",  # once, when the session is made: sizes are fixed
-                "prefer_nhwc": int(plan.nhwc),
+                "prefer_nhwc": plan.nhwc,
             },
         )
     )

@@ -17,7 +17,7 @@ from sharpcam import cuda
 from sharpcam.errors import ProviderUnavailable
 from sharpcam.manifest import Manifest
 from sharpcam.models import find_model
-from sharpcam.runtime import Plan, Provider, gpu_providers
+from sharpcam.runtime import Plan, Provider, gpu_providers, session_options
 
 # Why not
 
@@ -117,6 +117,36 @@ def test_options_are_ones_that_the_installed_provider_knows(
         for option in options:
             # names of up to 15 letters may lie in the code itself
             assert len(option) < 16 or library.find(option.encode()) >= 0, option
+
+
+def test_the_real_onnx_runtime_understands_the_values_for_tensorrt(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It reads them before it loads TensorRT's library, and says which it does not understand."""
+    if "TensorrtExecutionProvider" not in ort.get_available_providers():
+        pytest.skip("this build of ONNX Runtime has no TensorRT")
+    if cuda.driver() is not None:
+        pytest.skip("TensorRT may really run here")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
+    # which would end in the library that is not there
+    monkeypatch.setattr(ort.InferenceSession, "_register_ep_custom_ops", lambda *arguments: None)
+    (name, options), *_ = gpu_providers(Provider.TENSORRT, Plan((64, 48), 4711), manifest())
+    graph = find_model("m").read(manifest())
+
+    def said(**other: object) -> str:
+        quiet = session_options(1)
+        providers = [(name, options | other), "CPUExecutionProvider"]
+        try:
+            ort.InferenceSession(graph, quiet, providers=providers, enable_fallback=0)
+        except Exception as error:
+            return str(error)
+        return ""
+
+    assert "[ERROR] [TensorRT]" not in said()
+    for switch in [option for option, value in options.items() if isinstance(value, bool)]:
+        assert f"'{switch}' should be 'True' or 'False'" in said(**{switch: 1})
+    assert "trt_no_such_option" in said(trt_no_such_option=1)
 
 
 def test_cuda_graphs_are_for_cuda_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -120,10 +120,11 @@ def driver() -> Any:
 
 
 def _first_gpu(library: Any) -> tuple[str, tuple[int, int]]:
-    name, major, minor = ctypes.create_string_buffer(256), c_int(0), c_int(0)
-    library.cuDeviceGetName(name, c_int(256), c_int(0))
+    name, major, minor, device = ctypes.create_string_buffer(256), c_int(0), c_int(0), c_int(0)
+    library.cuDeviceGet(byref(device), c_int(0))
+    library.cuDeviceGetName(name, c_int(256), device)
     for value, attribute in zip((major, minor), _CAPABILITY, strict=True):
-        library.cuDeviceGetAttribute(byref(value), c_int(attribute), c_int(0))
+        library.cuDeviceGetAttribute(byref(value), c_int(attribute), device)
     return name.value.decode(errors="replace") or "a GPU", (major.value, minor.value)
 
 

@@ -56,10 +56,12 @@ class FakeDriver:
         return 0
 
     def cuDeviceGetName(self, name: Any, size: Any, device: Any) -> int:
+        assert device.value == 5
         name.value = b"Fake 4090"
         return 0
 
     def cuDeviceGetAttribute(self, value: Any, attribute: Any, device: Any) -> int:
+        assert device.value == 5
         value._obj.value = self._capability[{75: 0, 76: 1}[attribute.value]]
         return 0
 

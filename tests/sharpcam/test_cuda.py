@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import mmap
+import shutil
+import subprocess
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -257,3 +261,51 @@ def test_a_driver_that_refuses_is_named(fake: FakeDriver, function: str, code: i
 
 def test_memory_in_use(fake: FakeDriver) -> None:
     assert cuda.Device(fake).memory() == (2 << 30, 8 << 30)
+
+
+# A driver of the real names and arguments
+
+
+HEADERS = [
+    *Path("/usr/local").glob("cuda*/include"),
+    *Path("/opt").glob("cuda*/include"),
+    Path("/usr/include"),
+]
+
+
+@pytest.fixture
+def compiled(tmp_path: Path) -> Any:
+    """`cuda_driver.c`, compiled against CUDA's header: what is called by a wrong name or with a wrong argument
+    does not do what it should."""
+    headers = [folder for folder in HEADERS if (folder / "cuda.h").is_file()]
+    compiler = shutil.which("cc")
+    if not headers or compiler is None:
+        pytest.skip("there is no C compiler with CUDA's header")
+    library = tmp_path / "libcuda.so.1"
+    source = Path(__file__).with_name("cuda_driver.c")
+    command = [compiler, "-shared", "-fPIC", "-Werror", f"-I{headers[0]}", "-o", str(library), str(source)]
+    subprocess.run(command, check=True)
+    return ctypes.CDLL(str(library))
+
+
+def test_the_driver_is_called_as_its_header_says(compiled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda.ctypes, "CDLL", lambda name: compiled)
+    assert cuda.driver.__wrapped__() is compiled
+    assert cuda._first_gpu(compiled) == ("Compiled GPU", (8, 9))
+    assert cuda._version_of(compiled) == (13, 2)
+    device = cuda.Device(compiled)
+    assert device.memory() == (6 << 30, 24 << 30)
+    stream = device.open_stream()
+    big = 5 << 20  # whose addresses and sizes do not fit where they would not
+    here, there, more, back = (np.full(big, value, np.uint8) for value in (1, 2, 3, 4))
+    device.upload(there.ctypes.data, here.ctypes.data, big, stream)
+    device.copy(more.ctypes.data, there.ctypes.data, big, stream)
+    device.download(back.ctypes.data, more.ctypes.data, big, stream)
+    assert (back == 1).all()
+    pinned = device.pinned((1620, 1920))
+    pinned[:] = 7
+    assert int(pinned.sum(dtype=np.int64)) == 7 * 1620 * 1920
+    del pinned
+    device.close_stream(stream)
+    with pytest.raises(ProviderUnavailable, match="cuMemHostAlloc gives CUDA_ERROR_INVALID_VALUE"):
+        device.pinned((0, 0))

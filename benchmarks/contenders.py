@@ -28,12 +28,12 @@ import onnxruntime as ort
 from benchmarks.float_twin import float_twin
 from benchmarks.qdq import qdq_form
 from sharpcam.engine import Engine
-from sharpcam.errors import ModelError
+from sharpcam.errors import MediaError, ModelError
 from sharpcam.frame import Frame
 from sharpcam.geometry import to_video_frame
 from sharpcam.manifest import Layout, resolve_shape
 from sharpcam.models import Model, find_models
-from sharpcam.runtime import session_options
+from sharpcam.runtime import explained, session_options
 
 QUANTISED = ("uint8", "int8")
 UNSHARP = (1.5, 1.0)  # sigma and amount of the unsharp masks
@@ -114,9 +114,11 @@ class FloatTwin:
 
     def __init__(self, model: Model, frames: Sequence[Frame], threads: int) -> None:
         self._frames = Frames(frames)
-        self._session = ort.InferenceSession(
-            twin_of(model).SerializeToString(), session_options(threads), providers=["CPUExecutionProvider"]
-        )
+        graph = twin_of(model).SerializeToString()
+        with explained(f'model "{model.name}" in float32 cannot be loaded'):
+            self._session = ort.InferenceSession(
+                graph, session_options(threads), providers=["CPUExecutionProvider"]
+            )
         self._planes = Planes(model, self._frames.size, np.float32)
         self._binding: Any = self._session.io_binding()
         self.inference_ms: float | None = None
@@ -203,16 +205,13 @@ class InOpenVINO:
         whole = precision == "uint8"
         graph = qdq_form(onnx.load_from_string(model.read(model.manifest))) if whole else twin_of(model)
         self._planes = Planes(model, self._frames.size, np.uint8 if whole else np.float32)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            onnx.save(graph, str(path))
-            read = openvino.Core().read_model(str(path))
-        read.reshape({name: list(array.shape) for name, array in self._planes.inputs.items()})
         settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
         if precision == "float32":
             settings["INFERENCE_PRECISION_HINT"] = "f32"
-        compiled = openvino.compile_model(read, "CPU", settings)
-        self._request = compiled.create_infer_request()
+        with explained(f'model "{model.name}" cannot be loaded by OpenVINO'):
+            read = openvino.Core().read_model(graph.SerializeToString(), b"")
+            read.reshape({name: list(array.shape) for name, array in self._planes.inputs.items()})
+            self._request = openvino.compile_model(read, "CPU", settings).create_infer_request()
         self._tensor = openvino.Tensor
         self.inference_ms: float | None = None
 
@@ -294,7 +293,10 @@ class InFFmpeg:
         layout = av.VideoFormat("yuv420p", width, height)
         self._in = graph.add_buffer(width=width, height=height, format=layout, time_base=Fraction(1, 30))
         self._out = graph.add("buffersink")
-        graph.link_nodes(self._in, graph.add(name, options), self._out).configure()
+        try:
+            graph.link_nodes(self._in, graph.add(name, options), self._out).configure()
+        except (av.FFmpegError, ValueError) as error:
+            raise MediaError(f"FFmpeg here has no filter {name}={options}: {error}") from error
         self._graph = graph
         self._pictures = [to_video_frame(frame) for frame in frames]
         self._number = 0

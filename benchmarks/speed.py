@@ -133,17 +133,18 @@ class Cell:
             for contender in contenders:
                 try:
                     runner = contender.open(ready(self.size, sizes[contender.name]), self.threads)
+                    stack.callback(runner.close)
+                    runner()
                 except SharpCamError as error:
                     left_out[contender.name] = str(error)
                     say(f"{contender.title} is left out: {error}")
                     continue
-                stack.callback(runner.close)
                 runners[contender.name] = Watched(runner)
             candidates = peaks(self.threads)
             calls: dict[str, Callable[[], object]] = dict(runners)
             calls |= {f"peak {name}": peak.call for name, peak in candidates.items()}
-            for call in calls.values():
-                call()
+            for peak in candidates.values():
+                peak.call()
             if self.load == "busy":
                 stack.enter_context(busy_process())
             settings = self.settings

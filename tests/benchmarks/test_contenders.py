@@ -18,7 +18,7 @@ from tiny_models import rgb_graph, write_model, write_yuv_model  # noqa: E402
 from benchmarks import contenders, peaks  # noqa: E402
 from benchmarks.contenders import FloatTwin, InEngine, InFFmpeg, InOpenVINO, LumaFilter, UnsharpBGR  # noqa: E402
 from benchmarks.qdq import qdq_form  # noqa: E402
-from sharpcam.errors import ModelError  # noqa: E402
+from sharpcam.errors import MediaError, ModelError  # noqa: E402
 from sharpcam.frame import Frame  # noqa: E402
 from sharpcam.models import find_model  # noqa: E402
 
@@ -175,6 +175,22 @@ def test_ffmpegs_filters_sharpen(frames: list[Frame], name: str, options: str) -
     assert (luma[1] != luma[0]).any()
     soft = frames[0].y[0, 0]
     assert cv2.Laplacian(luma[0], cv2.CV_64F).var() > 1.2 * cv2.Laplacian(soft, cv2.CV_64F).var()
+
+
+def test_a_filter_that_ffmpeg_does_not_have(frames: list[Frame]) -> None:
+    with pytest.raises(MediaError, match="no filter sharpest"):
+        InFFmpeg(frames, 1, "sharpest", "")
+
+
+def test_graphs_that_do_not_run_are_explained(frames: list[Frame], monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = onnx.helper.make_model(onnx.helper.make_graph([], "empty", [], []))
+    monkeypatch.setattr(contenders, "twin_of", lambda model: empty)
+    monkeypatch.setattr(contenders, "qdq_form", lambda model: empty)
+    with pytest.raises(ModelError, match='"m" in float32 cannot be loaded'):
+        FloatTwin(find_model("m"), frames, 1)
+    pytest.importorskip("openvino", reason="OpenVINO is not installed (extra: openvino)")
+    with pytest.raises(ModelError, match='"m" cannot be loaded by OpenVINO'):
+        InOpenVINO(find_model("m"), frames, 1, "uint8")
 
 
 # --- which there are ----------------------------------------------------------------------------------------

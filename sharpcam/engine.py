@@ -22,6 +22,7 @@ from sharpcam.binding import Bound, HostBinding, crop, pad
 from sharpcam.device_binding import DeviceBinding
 from sharpcam.errors import ConfigError, FormatMismatch, ModelError, ProviderUnavailable
 from sharpcam.frame import Frame, check_size, show_left_half
+from sharpcam.glance import Glance
 from sharpcam.manifest import resolve_shape
 from sharpcam.models import Model, find_model
 from sharpcam.runtime import (
@@ -39,14 +40,6 @@ from sharpcam.tiles import Tiles
 log = logging.getLogger(__name__)
 
 MIN_SIDE = 16
-# the state is of no use after such a gap: half a second of a talking head is another picture. Time in which
-# the engine itself was at work is no gap: a file's next frame waits for it, however slow the model is
-MAX_GAP_NS = 500_000_000
-MAX_GAP_FRAMES = 5
-# mean absolute luma change, in grey levels, between one frame and the next that only another scene brings:
-# a waved hand makes 5 to 15, a change of picture 40 to 90
-SCENE_CUT = 30.0
-_GLANCE_ROWS = 16
 
 
 class Engine:
@@ -80,7 +73,7 @@ class Engine:
         self._bound: Bound | None = None
         self.size = (0, 0)
         self._scratch: tuple[Frame, Frame] | None
-        self._last: _Glance | None
+        self._last: Glance | None
         self.resize(size)
 
     @classmethod
@@ -310,7 +303,7 @@ class Engine:
         """Starts the state afresh when asked, after a gap in time or numbering, or in another scene."""
         if self._bound is None or not self.model.state:
             return
-        glance = _Glance(frame)
+        glance = Glance(frame)
         last, self._last = self._last, glance
         asked, self._reset_asked = self._reset_asked, False
         if asked or not self.temporal or last is None or glance.is_another_scene(last):
@@ -339,25 +332,3 @@ def checked_strength(value: float) -> float:
     if not 0.0 <= value <= 1.0:
         raise ConfigError(f"strength {value:g} is out of range", "use a number from 0 (off) to 1 (full)")
     return float(value)
-
-
-class _Glance:
-    """So much of a frame as it takes to tell whether the next one goes on from it: some rows of luma.
-
-    Whole rows, because reading single pixels all over a frame costs a cache miss each: ten times the time.
-    """
-
-    __slots__ = ("done_ns", "rows", "sequence", "time_ns")
-
-    def __init__(self, frame: Frame) -> None:
-        self.sequence, self.time_ns = frame.sequence, frame.captured_ns
-        self.done_ns = 0
-        step = max(1, frame.height // _GLANCE_ROWS)
-        self.rows: NDArray[np.uint8] = frame.y[0, 0, step // 2 :: step].copy()
-
-    def is_another_scene(self, last: _Glance) -> bool:
-        return not (
-            0 <= self.sequence - last.sequence <= MAX_GAP_FRAMES
-            and last.time_ns <= self.time_ns <= max(last.time_ns, last.done_ns) + MAX_GAP_NS
-            and cv2.norm(self.rows, last.rows, cv2.NORM_L1) <= SCENE_CUT * self.rows.size
-        )

@@ -221,6 +221,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--no-teacher", action="store_true", help="learn from the truth alone")
     add("--name", help="name of the exported model (default: the recipe's)")
     add("--data-notes", type=Path, help="TOML file with name, licence and count of the data, for the card")
+    add("--measure", type=int, metavar="N", help="of pictures: on N of the held-out ones (default: all)")
     args = parser.parse_args(argv)
     job = prepare(args)
     name = args.name or job.recipe.name
@@ -240,13 +241,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     if int(os.environ.get("RANK", 0)):  # one of many processes writes
         return
 
-    folder = export(job, name, weights, args.data_notes)
+    folder = export(job, name, weights, args.data_notes, args.measure)
     print(f"exported {folder}: try `sharpcam process --model {folder} IN OUT`")
 
 
-def export(job: Job, name: str, teacher_weights: Path | None = None, data_notes: Path | None = None) -> Path:
+def export(
+    job: Job,
+    name: str,
+    teacher_weights: Path | None = None,
+    data_notes: Path | None = None,
+    limit: int | None = None,
+) -> Path:
     """Exports the student of a finished job to OUT/name; one of single pictures is measured beside its input
-    and its teacher first. A recipe that listens to its validations gives the best by them, others the last."""
+    and its teacher first, on `limit` of the pictures that were held out.
+
+    A recipe that listens to its validations gives the best by them, others the last."""
     from training.export import export_student
     from training.published import export_rgb, measure
     from training.subjects import Shipped, Subject, Teacher
@@ -260,7 +269,7 @@ def export(job: Job, name: str, teacher_weights: Path | None = None, data_notes:
     reports: list[Path] = []
     if isinstance(held, Pictures):
         student: Subject = Shipped.load(str(folder), 1.0, "cpu", 1, False) if ours else Teacher(checkpoint)
-        report = measure(held, student, Teacher(teacher_weights) if teacher_weights else None, job.out)
+        report = measure(held, student, Teacher(teacher_weights) if teacher_weights else None, job.out, limit)
         reports.append(job.out / "results.json")
         for kind in ("input", "unsharp", "output", "teacher"):
             if figures := report.get(kind):

@@ -20,13 +20,15 @@ from numpy.typing import NDArray
 
 from training.degrade import motion_kernel
 from training.errors import DataError
-from training.library import Library, Picture, read_picture
+from training.library import Library, Picture, Recent, read_picture
 
 Pair = tuple[Picture, Picture]  # blurred, sharp
 
 # of faces: neither kernel sizes nor lengths are in the report
 FACE_SIGMAS = (1.0, 2.5)
 FACE_MOTIONS = (5.0, 11.0)
+
+_small = Recent(256 << 20)  # sharp pictures at the size that a protocol gives them
 
 
 def pairs(blur: Picture, sharp: Picture, side: int = 0) -> Pair:
@@ -36,10 +38,7 @@ def pairs(blur: Picture, sharp: Picture, side: int = 0) -> Pair:
 
 def faces(sharp: Picture, side: int, rng: np.random.Generator) -> Pair:
     """The square in the middle at `side` x `side`, under a Gaussian or a motion blur, which by chance."""
-    height, width = sharp.shape[:2]
-    square = min(height, width)
-    top, left = (height - square) // 2, (width - square) // 2
-    truth = squashed(sharp[top : top + square, left : left + square], side)
+    truth = squashed(middle(sharp), side)
     if rng.random() < 0.5:
         return blurred(truth, float(rng.uniform(*FACE_SIGMAS))), truth
     kernel = motion_kernel(float(rng.uniform(*FACE_MOTIONS)), float(rng.uniform(0, np.pi)))
@@ -56,6 +55,14 @@ def gaussian(sharp: Picture, side: int, sigma: float, shrink: int = 1) -> Pair:
         small = cv2.resize(soft, (width // shrink, height // shrink), interpolation=cv2.INTER_AREA)
         soft = np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
     return soft, truth
+
+
+def middle(picture: Picture) -> Picture:
+    """The largest square around the middle."""
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return picture[top : top + side, left : left + side]
 
 
 def squashed(picture: Picture, side: int) -> Picture:
@@ -160,9 +167,14 @@ class Pictures:
             if blur.shape != truth.shape:
                 raise DataError(f"{soft} and {sharp} differ in size")
             return pairs(blur, truth, spec.side)
+        # scaling a photo down takes longer than a training step of a small network: once is enough
+        cut = middle if spec.protocol == "faces" else lambda picture: picture
+        truth = _small.get(
+            (sharp, spec.side, spec.protocol), lambda: squashed(cut(read_picture(sharp)), spec.side)
+        )
         if spec.protocol == "faces":
-            return faces(read_picture(sharp), spec.side, rng)
-        return gaussian(read_picture(sharp), spec.side, spec.blur, spec.shrink)
+            return faces(truth, spec.side, rng)
+        return gaussian(truth, spec.side, spec.blur, spec.shrink)
 
 
 @lru_cache(maxsize=8)

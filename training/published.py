@@ -43,27 +43,31 @@ PASSES = 4  # times that each held-out picture is blurred anew where the blur is
 # -- how good it is ------------------------------------------------------------------------------------
 
 
-def write_pairs(pictures: Pictures, folder: Path) -> Path:
-    """Writes all of `pictures` as lossless `folder`/blur/NAME.png and `folder`/sharp/NAME.png.
-
-    Raises DataError, OSError.
+def write_pairs(pictures: Pictures, folder: Path, limit: int | None = None) -> Path:
+    """Writes `pictures`, or `limit` of them, evenly spread, as lossless `folder`/blur/NAME.png and
+    `folder`/sharp/NAME.png. Raises DataError, OSError.
     """
-    passes = PASSES if pictures.spec.protocol == "faces" else 1
+    count = (PASSES if pictures.spec.protocol == "faces" else 1) * len(pictures)
+    numbers = np.linspace(0, count - 1, min(limit or count, count)).round().astype(int)
     for side in ("blur", "sharp"):
         (folder / side).mkdir(parents=True, exist_ok=True)
         for old in (folder / side).glob("*.png"):
             old.unlink()
-    for number in range(passes * len(pictures)):
+    for number in map(int, numbers):
         for side, picture in zip(("blur", "sharp"), pictures.whole(number), strict=True):
             _write_png(folder / side / f"{number:03d}-{pictures.name(number)}.png", picture)
     return folder
 
 
-def measure(pictures: Pictures, student: Subject, teacher: Subject | None, out: Path) -> dict[str, Any]:
-    """Input, best unsharp mask, student and teacher on the held-out `pictures`: the report, which is also
-    written, with all else, below `out` (see above). Raises DataError, MediaError, OSError."""
-    pairs = find_pairs(write_pairs(pictures, out / "held-out"))
+def measure(
+    pictures: Pictures, student: Subject, teacher: Subject | None, out: Path, limit: int | None = None
+) -> dict[str, Any]:
+    """Input, best unsharp mask, student and teacher on the held-out `pictures`, or `limit` of them: the report,
+    which is also written, with all else, below `out` (see above). Raises DataError, MediaError, OSError."""
+    pairs = find_pairs(write_pairs(pictures, out / "held-out", limit))
     (out / "results").mkdir(exist_ok=True)
+    for old in (out / "results").glob("*.png"):
+        old.unlink()
     names = [pair.name for pair in pairs]
     subjects: dict[str, Subject] = {"output": _Kept(student, [out / "results" / f"{n}.png" for n in names])}
     if teacher is not None:

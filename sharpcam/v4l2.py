@@ -32,6 +32,9 @@ DISCRETE = 1  # of frame sizes and intervals; the other kinds are ranges
 KEEP_FORMAT, SUSTAIN_FRAMERATE = 0x0098F900, 0x0098F901  # controls of v4l2loopback
 CLIENT_USAGE = 0x08000000 + 0x08E00000 + 1  # event of v4l2loopback since 0.13: readers that stream
 _SEND_INITIAL = 1
+# pictures that v4l2loopback 0.12 gives to who begins to read, also of a writer that is long dead: its last one, and
+# at most two repeats of it that were due while `sustain_framerate` was on
+_STALE = 3
 
 
 class Caps(enum.IntFlag):
@@ -220,7 +223,7 @@ def revive(path: str) -> None:
                 raise
 
 
-def is_fed(path: str, seconds: float = 0.5) -> bool:
+def is_fed(path: str, seconds: float = 0.7) -> bool:
     """Whether somebody writes pictures to a v4l2loopback 0.12 node: reads from it and sees if more come.
 
     Only for that version, where any number may read and nothing else tells.
@@ -234,7 +237,7 @@ def is_fed(path: str, seconds: float = 0.5) -> bool:
                 time.sleep(0.02)
             except OSError:  # it does not let us look: then somebody may well be writing
                 return True
-            if seen > 1:  # the first is the last picture of a writer that may be long dead
+            if seen > _STALE:
                 return True
     return False
 

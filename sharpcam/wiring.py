@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -87,12 +88,16 @@ def reopener(config: Config, source: Source) -> Callable[[], Source] | None:
     return reopen
 
 
-def open_sink(config: Config, source: Source) -> Sink:
+def open_sink(config: Config, source: Source, kept: int | None = None) -> Sink:
     """The sink of the settings, for the frames of `source`; a file's sound goes along.
+
+    `kept` is what a dead SharpCam left behind of a virtual camera (see `VirtualCameraSink`).
 
     Raises ConfigError when the name means nothing, and what the sinks raise.
     """
     sink, size = config.output.sink, source.size
+    if kept is not None and (sink == NULL or is_media(sink)):
+        os.close(kept)
     if sink == NULL:
         from sharpcam.sinks.null import NullSink
 
@@ -116,7 +121,7 @@ def open_sink(config: Config, source: Source) -> Sink:
         )
     from sharpcam.sinks.virtual_camera import VirtualCameraSink
 
-    return VirtualCameraSink(None if sink == "auto" else sink, size, source.fps)
+    return VirtualCameraSink(None if sink == "auto" else sink, size, source.fps, kept=kept)
 
 
 def load_engine(config: Config, size: tuple[int, int]) -> Engine:

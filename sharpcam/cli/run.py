@@ -19,6 +19,7 @@ from sharpcam.config import Config
 from sharpcam.daemon.daemon import Daemon
 from sharpcam.daemon.ladder import Ladder
 from sharpcam.daemon.live_engine import LiveEngine
+from sharpcam.daemon.notify import Notifier
 from sharpcam.daemon.setup import make_daemon
 from sharpcam.errors import MediaError
 from sharpcam.files import write_whole
@@ -88,7 +89,7 @@ def _build(
         engine = LiveEngine(ladder.load(steps[0]))
         undo.callback(engine.close)
         engine.split, engine.mirror = config.output.split, config.camera.mirror
-        sink = open_sink(config, opened)
+        sink = open_sink(config, opened, Notifier().take())
         undo.callback(sink.abort)
         pipeline = Pipeline(
             *(opened, engine, sink),

@@ -110,6 +110,9 @@ class Daemon:
         except SharpCamError as error:
             level = logging.WARNING if self._pipeline.sink.live else logging.INFO
             log.log(level, "not controllable: %s", error)
+        descriptor = getattr(self._pipeline.sink, "fileno", lambda: None)()
+        if descriptor is not None:
+            self._systemd.keep(descriptor)
         return self
 
     def __exit__(
@@ -118,6 +121,8 @@ class Daemon:
         if self._change is not None:
             self._change.join(10)
         self._page.close()
+        if kind is None:  # after a failure systemd starts us again, and the meeting keeps its camera
+            self._systemd.forget()
         self._systemd.tell("STOPPING=1")
         self._systemd.close()
         if self._server is not None:

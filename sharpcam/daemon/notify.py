@@ -1,4 +1,8 @@
-"""Tells systemd how it goes, by the protocol of sd_notify(3); does nothing when nobody asked for it."""
+"""Tells systemd how it goes, by the protocol of sd_notify(3); does nothing when nobody asked for it.
+
+systemd also keeps an open file for us (its file descriptor store), and gives it to the process that it starts
+after this one has died: so the virtual camera stays open for the meeting.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,10 @@ import contextlib
 import os
 import socket
 import sys
+from array import array
+
+_FIRST_FD = 3  # SD_LISTEN_FDS_START
+CAMERA = "virtual-camera"  # the name of what is kept
 
 
 class Notifier:
@@ -26,6 +34,38 @@ class Notifier:
             return
         with contextlib.suppress(OSError):  # it is restarting, or its queue is full: it is told again soon
             self._socket.sendto("\n".join(lines).encode(), self._address)
+
+    def keep(self, fd: int) -> None:
+        """Has systemd keep a duplicate of `fd` for the one that comes after us."""
+        if self._socket is None:
+            return
+        with contextlib.suppress(OSError):
+            message = f"FDSTORE=1\nFDNAME={CAMERA}\nFDPOLL=0".encode()
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [fd]))
+            self._socket.sendmsg([message], [rights], 0, self._address)  # send_fds ignores the address
+
+    def take(self) -> int | None:
+        """What the one before us had kept, which is no longer kept and belongs to the caller; None for nothing.
+
+        The variables that tell of it are taken out of the environment: they are not meant for our children.
+        """
+        told = {name: os.environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")}
+        if told["LISTEN_PID"] != str(os.getpid()) or not told["LISTEN_FDS"].isdigit():
+            return None
+        names = told["LISTEN_FDNAMES"].split(":")
+        found = None
+        for fd, name in zip(range(_FIRST_FD, _FIRST_FD + int(told["LISTEN_FDS"])), names, strict=False):
+            os.set_inheritable(fd, False)
+            if name == CAMERA and found is None:
+                found = fd
+            else:
+                os.close(fd)
+        self.forget()
+        return found
+
+    def forget(self) -> None:
+        """Has systemd keep nothing any more."""
+        self.tell("FDSTOREREMOVE=1", f"FDNAME={CAMERA}")
 
     def close(self) -> None:
         if self._socket is not None:

@@ -17,13 +17,14 @@ _UNIT = """\
 [Unit]
 Description=SharpCam: a sharper webcam as a virtual camera
 StartLimitIntervalSec=600
-StartLimitBurst=60
+StartLimitBurst=120
 
 [Service]
 Type=notify
 ExecStart={command}
 Restart=on-failure
-RestartSec=3
+RestartSec=1
+FileDescriptorStoreMax=1
 RestartPreventExitStatus=2
 TimeoutStopSec=15
 WatchdogSec=60

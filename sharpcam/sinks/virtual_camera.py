@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import sys
 import time
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sharpcam import v4l2
 from sharpcam.devices import (
@@ -31,6 +36,9 @@ from sharpcam.frame import Color, Frame, check_size
 from sharpcam.geometry import Converter, to_video_frame
 from sharpcam.holding import WriterLock, held_by, holders
 
+if sys.platform != "win32":
+    import fcntl
+
 log = logging.getLogger(__name__)
 
 _CHECK_EVERY = 1.0  # seconds; a check is one read of a sysfs attribute
@@ -51,6 +59,10 @@ class VirtualCameraSink:
 
     `send` holds the interpreter lock while it writes.
 
+    On Linux a writer that has died may have left the open device behind with somebody (`kept`, its file
+    descriptor, which is owned from now on): then frames go on through that, and readers notice nothing. When
+    no frames come, the driver gives readers the last one again.
+
     Raises DeviceNotFound, DeviceBusy, DeviceDenied, FormatMismatch or ProviderUnavailable.
     """
 
@@ -64,6 +76,7 @@ class VirtualCameraSink:
         label: str = LABEL,
         *,
         backend: str | None = None,
+        kept: int | None = None,
     ) -> None:
         check_size(*size)
         self.size, self.fps = size, fps
@@ -78,7 +91,7 @@ class VirtualCameraSink:
         try:
             if sys.platform == "linux" and backend is None:
                 self._loopback = find_virtual_camera(device, label)
-                self._open_loopback(self._loopback)
+                self._open_loopback(self._loopback, kept)
                 name = str(self._loopback)
             else:
                 self._camera = self._pyvirtualcam(None if device == "auto" else device, backend)
@@ -94,13 +107,25 @@ class VirtualCameraSink:
         """The /dev/videoN that is written to; None where there is no such thing."""
         return self._loopback.node if self._loopback else None
 
-    def _open_loopback(self, device: VideoDevice) -> None:
+    def fileno(self) -> int | None:
+        """The file descriptor that frames are written to; None where there is no such thing."""
+        if isinstance(self._camera, _Kept):
+            return self._camera.fd
+        if self._loopback is None or self._camera is None:
+            return None
+        return _descriptor_for_writing(self._loopback.node)  # pyvirtualcam does not tell
+
+    def _open_loopback(self, device: VideoDevice, left: int | None) -> None:
         self._lock = WriterLock(device.node)
         kept = False
         try:
-            kept = self._unlock_format(device)
-            self._prepare(device)
-            self._camera = self._pyvirtualcam(device.node, None)
+            if left is not None and not self._take(left, device):
+                left = None
+            if left is None:
+                kept = self._unlock_format(device)
+                self._prepare(device)
+                self._camera = self._pyvirtualcam(device.node, None)
+            self._sustain(device)
         except SharpCamError:  # some are OSErrors too
             raise
         except OSError as error:
@@ -114,6 +139,23 @@ class VirtualCameraSink:
         if told and told[3] and abs(float(told[3]) - self.fps) > 0.01 * self.fps:
             self.notes.append(f"{device} advertises {float(told[3]):g} fps: the driver refused {self.fps:g}")
             log.warning("%s", self.notes[-1])
+
+    def _take(self, left: int, device: VideoDevice) -> bool:
+        """Goes on with what a dead writer left, when it is this device in this format; else closes it."""
+        told = loopback_format(device.node)
+        if _is_open(left, device.node) and told is not None and told[:3] == ("YU12", *self.size):
+            self._camera = _Kept(left)
+            return True
+        os.close(left)
+        return False
+
+    def _sustain(self, device: VideoDevice) -> None:
+        """Has the driver repeat frames while none come: readers give a camera up that is silent."""
+        try:
+            with v4l2.Node(device.node) as node:
+                node.set_control(v4l2.SUSTAIN_FRAMERATE, 1)
+        except OSError as error:
+            log.info("frames are not sustained device=%s error=%r", device.node, error.strerror)
 
     def _unlock_format(self, device: VideoDevice) -> bool:
         """A format that is kept hides the output capability. True when it was freed for a writer of just that
@@ -129,7 +171,8 @@ class VirtualCameraSink:
         """Makes sure that the node takes a writer, and tells it the rate."""
         with v4l2.Node(device.node) as node:
             caps = node.capability().caps & (v4l2.Caps.CAPTURE | v4l2.Caps.OUTPUT)
-        # with 0.12 a reader that outlived its writer hides that there is none
+        # with 0.12 a reader that outlived its writer hides that there is none, and repeated frames that it is dead
+        _stop_sustaining(device.node)
         orphan = caps == v4l2.Caps.CAPTURE and is_old_loopback(device.node) and not v4l2.is_fed(device.node)
         if not caps or orphan:
             log.info("virtual camera revived device=%s", device.node)
@@ -221,6 +264,8 @@ class VirtualCameraSink:
         """Ends the stream; the camera vanishes from meeting programs. May be called twice."""
         camera, self._camera = self._camera, None
         if camera is not None:
+            if self._loopback:
+                _stop_sustaining(self._loopback.node)
             camera.close()
             if self._loopback:
                 _leave_usable(self._loopback.node)
@@ -230,6 +275,39 @@ class VirtualCameraSink:
     def abort(self) -> None:
         """The same as `close`: a live sink leaves nothing behind."""
         self.close()
+
+
+class _Kept:
+    """The open device of a writer that has died, in its format: all that pyvirtualcam's camera is used for."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def send(self, picture: NDArray[np.uint8]) -> None:
+        os.write(self.fd, picture.data)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def _descriptor_for_writing(node: str) -> int | None:
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            flags = fcntl.fcntl(int(entry.name), fcntl.F_GETFL)
+            if os.readlink(entry) == node and flags & os.O_ACCMODE == os.O_WRONLY:
+                return int(entry.name)
+        except OSError:  # closed meanwhile, such as that of the folder itself
+            continue
+    return None
+
+
+def _is_open(fd: int, node: str) -> bool:
+    return os.fstat(fd).st_rdev == os.stat(node).st_rdev
+
+
+def _stop_sustaining(path: str) -> None:
+    with contextlib.suppress(OSError), v4l2.Node(path) as node:
+        node.set_control(v4l2.SUSTAIN_FRAMERATE, 0)
 
 
 def _keeps_format(path: str) -> bool:

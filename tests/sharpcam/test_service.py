@@ -17,8 +17,8 @@ from test_pipeline import threads_end  # noqa: F401
 from typer.testing import CliRunner
 
 from sharpcam.cli import app
-from sharpcam.daemon import unit
-from sharpcam.daemon.notify import Notifier
+from sharpcam.daemon import notify, unit
+from sharpcam.daemon.notify import CAMERA, Notifier
 from sharpcam.daemon.states import HOLD_OFF_S
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="systemd is Linux's")
@@ -191,6 +191,7 @@ def test_systemd_is_told_when_it_runs_what_it_does_and_that_it_ends(manager: soc
         heard(manager)
         rig.tick(HOLD_OFF_S)
         assert heard(manager)[1] == "STATUS=idle: nobody watches the virtual camera"
+    assert heard(manager) == ["FDSTOREREMOVE=1", f"FDNAME={CAMERA}"]
     assert heard(manager) == ["STOPPING=1"]
 
 
@@ -213,3 +214,74 @@ def test_without_systemd_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     notifier = Notifier()
     notifier.tell("READY=1")
     notifier.close()
+
+
+# What systemd keeps for the one after us
+
+
+def test_the_open_device_is_kept_by_systemd(manager: socket.socket, tmp_path: Path) -> None:
+    file = (tmp_path / "device").open("w")
+    rig = Rig()
+    rig.sink.fileno = file.fileno  # type: ignore[attr-defined]
+    with rig:
+        data, (kept,), _, _ = socket.recv_fds(manager, 4096, 4)
+        assert data.decode().splitlines() == ["FDSTORE=1", f"FDNAME={CAMERA}", "FDPOLL=0"]
+        assert os.path.samestat(os.fstat(kept), os.fstat(file.fileno()))
+        os.close(kept)
+    file.close()
+
+
+def test_after_a_failure_it_stays_kept(manager: socket.socket) -> None:
+    with Rig() as rig:
+        rig.daemon.__exit__(ValueError, ValueError(), None)
+        assert heard(manager) == ["STOPPING=1"]
+
+
+PROGRAM = """
+import os, sys
+from sharpcam.daemon.notify import Notifier
+os.environ["LISTEN_PID"] = sys.argv[1].replace("me", str(os.getpid()))
+for name, value in zip(("LISTEN_FDS", "LISTEN_FDNAMES"), sys.argv[2:]):
+    os.environ[name] = value
+os.dup2(os.open(sys.argv[4], os.O_RDONLY), 4)
+os.dup2(4, 3)
+taken = Notifier().take()
+left = [fd for fd in (3, 4) if os.path.exists(f"/proc/self/fd/{fd}")]
+print(taken, left, [os.get_inheritable(fd) for fd in left], [n for n in os.environ if "LISTEN" in n])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="systemd")
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (("me", "1", CAMERA), "3 [3, 4] [False, True] []"),
+        (("me", "2", f"other:{CAMERA}"), "4 [4] [False] []"),
+        (("me", "2", f"{CAMERA}:{CAMERA}"), "3 [3] [False] []"),
+        (("me", "1", "other"), "None [4] [True] []"),
+        (("1", "1", CAMERA), "None [3, 4] [True, True] []"),
+        (("", "", ""), "None [3, 4] [True, True] []"),
+        (("me", "many", CAMERA), "None [3, 4] [True, True] []"),
+    ],
+)
+def test_what_was_kept_is_taken(arguments: tuple[str, ...], answer: str, tmp_path: Path) -> None:
+    file = tmp_path / "device"
+    file.touch()
+    command = [sys.executable, "-c", PROGRAM, *arguments, str(file)]
+    environment = {k: v for k, v in os.environ.items() if k != "NOTIFY_SOCKET"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == answer, done.stderr
+
+
+def test_what_was_taken_is_no_longer_kept(manager: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    monkeypatch.setattr(notify, "_FIRST_FD", reading)
+    for name, value in (("PID", os.getpid()), ("FDS", 1), ("FDNAMES", CAMERA)):
+        monkeypatch.setenv(f"LISTEN_{name}", str(value))
+    notifier = Notifier()
+    assert notifier.take() == reading
+    assert heard(manager) == ["FDSTOREREMOVE=1", f"FDNAME={CAMERA}"]
+    assert notifier.take() is None
+    notifier.close()
+    os.close(reading)
+    os.close(writing)

@@ -188,6 +188,7 @@ class Loopback:
     def __init__(self) -> None:
         self.caps = Caps.OUTPUT
         self.kept = 0  # the control keep_format
+        self.sustains: int | None = 0  # the control sustain_framerate; None: it has none
         self.format: tuple[str, int, int, Fraction | None] | None = None
         self.fps = Fraction(30)
         self.holds: tuple[str, int, int] | None = None  # a format that it does not give up
@@ -224,10 +225,19 @@ class FakeNode:
         return v4l2.Capability("v4l2 loopback", "SharpCam", "platform", self.state.caps)
 
     def control(self, number: int) -> int:
+        if number == v4l2.SUSTAIN_FRAMERATE:
+            if self.state.sustains is None:
+                raise OSError(errno.EINVAL, "no such control")
+            return self.state.sustains
         assert number == v4l2.KEEP_FORMAT
         return self.state.kept
 
     def set_control(self, number: int, value: int) -> None:
+        if number == v4l2.SUSTAIN_FRAMERATE:
+            if self.state.sustains is None:
+                raise OSError(errno.EINVAL, "no such control")
+            self.state.sustains = value
+            return
         assert number == v4l2.KEEP_FORMAT
         self.state.log.append(f"keep_format={value}")
         self.state.kept = value
@@ -440,3 +450,81 @@ def test_an_old_driver_is_left_usable_for_the_next_writer(
     loopback.old, loopback.caps = old, caps
     sink.close()
     assert loopback.log == ["revive"] * revived
+
+
+# What a dead one left
+
+
+@pytest.fixture
+def left(loopback: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The descriptor of a writer that has died: of a file that stands in for the device."""
+    file = tmp_path / "device"
+    file.touch()
+    monkeypatch.setattr(virtual_camera, "_is_open", lambda fd, node: node == NODE)
+    loopback.format, loopback.caps, loopback.sustains = ("YU12", *SIZE, Fraction(30)), Caps.CAPTURE, 1
+    return os.open(file, os.O_WRONLY | os.O_APPEND)
+
+
+def test_frames_go_on_through_what_a_dead_one_left(
+    loopback: Loopback, left: int, tmp_path: Path, picture: Picture
+) -> None:
+    sink = VirtualCameraSink(None, SIZE, kept=left)
+    assert loopback.log == [], "nothing was opened: the node is not even free for a writer"
+    assert sink.fileno() == left
+    frame = picture(*SIZE)
+    sink.send(frame)
+    sink.send(frame)
+    assert (tmp_path / "device").read_bytes() == frame.buffer.tobytes() * 2
+    sink.close()
+    assert loopback.sustains == 0, "that it was on was the dead one's doing"
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(left)
+
+
+@pytest.mark.parametrize("held", [("YU12", 640, 480), ("YUYV", *SIZE), None])
+def test_what_was_left_in_another_format_is_closed(
+    loopback: Loopback, left: int, held: tuple[str, int, int] | None
+) -> None:
+    loopback.format = (*held, Fraction(30)) if held else None
+    loopback.caps = Caps.OUTPUT  # as the driver has it then
+    sink = VirtualCameraSink(None, SIZE, kept=left)
+    assert loopback.log == ["rate=30", "open"]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(left)
+    sink.close()
+
+
+def test_what_was_left_of_another_device_is_closed(
+    loopback: Loopback, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(virtual_camera, "_is_open", lambda fd, node: False)
+    loopback.caps = Caps.OUTPUT
+    VirtualCameraSink(None, SIZE, kept=left).close()
+    assert "open" in loopback.log
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_the_driver_repeats_frames_while_it_is_open(loopback: Loopback, before: int) -> None:
+    loopback.sustains = before
+    sink = VirtualCameraSink(None, SIZE)
+    assert loopback.sustains == 1
+    sink.close()
+    assert loopback.sustains == 0, "a kept picture of ours is nothing to repeat for ever"
+
+
+def test_a_driver_that_cannot_repeat_does_without(loopback: Loopback) -> None:
+    loopback.sustains = None
+    VirtualCameraSink(None, SIZE).close()
+    assert loopback.log == ["rate=30", "open"]
+
+
+def test_the_descriptor_is_found_that_the_library_does_not_tell(tmp_path: Path) -> None:
+    if sys.platform != "linux":
+        pytest.skip("/proc")
+    file = tmp_path / "device"
+    file.touch()
+    find = virtual_camera._descriptor_for_writing
+    with file.open("rb"), file.open("r+b"):
+        assert find(str(file)) is None
+        with file.open("wb") as writing:
+            assert find(str(file)) == writing.fileno()

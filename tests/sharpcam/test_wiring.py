@@ -132,7 +132,7 @@ def test_virtual_camera_gets_size_and_rate_of_the_source(devices: list[tuple[Any
     for sink, device in (("auto", None), ("/dev/video9", "/dev/video9"), ("My Camera", "My Camera")):
         config = settings(output_sink=sink, camera_size="320x240")
         open_sink(config, open_source(config, str(clip)))
-        assert devices[-1] == ("virtual", device, (320, 240), 25, {})
+        assert devices[-1] == ("virtual", device, (320, 240), 25, {"kept": None})
 
 
 def test_sinks_that_mean_nothing(tmp_path: Path) -> None:

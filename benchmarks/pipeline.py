@@ -180,7 +180,7 @@ def _find_rig(wanted: str) -> _Rig | str:
         starter = Path(named) if named else ROOT.parent / "shared" / "v4l2-vm" / "v4l2vm"
         if starter.is_file():
             more = os.environ.get("SHARPCAM_V4L2VM_ARGS", "").split()
-            options = ["--mem", "4G", "--timeout", "600", "--cwd", str(ROOT), "--modprobe", _MODULES, *more]
+            options = ["--mem", "4G", "--timeout", "900", "--cwd", str(ROOT), "--modprobe", _MODULES, *more]
             return _Rig("V4L2 VM", [str(starter), "run", *options, "--"], *_VM_NODES)
         why = "there is no V4L2 VM; SHARPCAM_V4L2VM names its starter"
     if wanted in ("auto", "host"):

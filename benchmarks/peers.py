@@ -8,7 +8,6 @@ layer gives the picture itself. All take and give RGB pictures (B, 3, H, W) in 0
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,7 @@ from sharpcam.models import Model
 from training.networks import count_macs, count_parameters
 from training.networks.published import PUBLISHED
 from training.networks.restormer import Restormer, pad_to_multiple
-
-_TRACED = 64  # pixels a side of the picture that an export is traced with
+from training.published import rgb_graph
 
 
 class ESPCN(nn.Sequential):
@@ -173,15 +171,7 @@ def export(name: str, folder: Path) -> Model:
     torch.set_num_threads(1)  # the traced picture is tiny: threads would wait for one another
     network = peer.build().eval()
     path = folder / f"{name}.onnx"
-    picture = torch.rand(1, 3, _TRACED, _TRACED)
-    free = {2: "H", 3: "W"}
-    with warnings.catch_warnings(), torch.no_grad():
-        # what it warns of (sizes become constants) is the padding, which the engine does
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            network, (picture,), str(path), dynamo=False, opset_version=17,
-            input_names=["image"], output_names=["sharp"], dynamic_axes={"image": free, "sharp": free},
-        )  # fmt: skip
+    path.write_bytes(rgb_graph(network).SerializeToString())
     macs = count_macs(network, torch.zeros(1, 3, 256, 256))
     manifest = Manifest(
         name=name,

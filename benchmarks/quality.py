@@ -350,8 +350,16 @@ def readme(found: Found) -> dict[str, str]:
 
 # -- plots -------------------------------------------------------------------------------------------------
 
-# by the name here, the name in room speed
-_SPEED_NAMES = {"unsharp": "unsharp-bgr", "cas": "ffmpeg-cas"}
+# by the name here (of a published student: its recipe's), the name in room speed
+_SPEED_NAMES = {
+    "unsharp": "unsharp-bgr",
+    "cas": "ffmpeg-cas",
+    "restormer-unet": "unet32",
+    "unet-lightunet": "lightunet20k",
+    "resnet18-cnn": "cnn58k",
+    "unet-resunet": "resunet405k",
+    "restormer-cnn": "cnn76k",
+}
 STILLS = ("webcam", "webcam2", "lens", "gaussian")
 _PANELS: dict[str, Callable[[str], bool]] = {
     "clips": lambda name: name.startswith("clip-"),

@@ -51,6 +51,14 @@ def test_nafnet_adds_to_the_picture_whatever_its_size() -> None:
         assert network.ending.bias is not None
         network.ending.bias.fill_(0.25)
         assert torch.allclose(network(picture), picture + 0.25)
+        # the other half of the way, past the bottom, sees the picture too
+        network = NAFNet(8, encoder=(1, 1), middle=1).eval()
+        for up in network.ups:
+            up[0].weight.zero_()  # type: ignore[index, union-attr]
+        before = network(picture) - picture
+        network.intro.weight.mul_(2)
+        assert not torch.allclose(network(picture) - picture, before, atol=1e-4)
+        network = NAFNet(8, encoder=(1, 1), middle=1).eval()
         # a block starts as the identity
         block, x = network.middle[0], torch.rand(1, 32, 4, 4)
         assert torch.equal(block(x), x)

@@ -267,9 +267,14 @@ def test_points_are_what_both_rooms_know(found: dict[str, Any]) -> None:
     stills = quality.points(found, speed, cell, "stills")
     assert stills[-1] == ("`teacher` (few)", 900, 1.5)
     assert ("`m`", 10, 1.0) in stills
+    # a published student is known there by its network's name
+    for one in found["sets"].values():
+        one["report"]["unet-lightunet"] = block(28, -0.3)
+    speed = speed_results(m=10, lightunet20k=300)
+    assert quality.points(found, speed, cell, "clips")[-1] == ("`unet-lightunet`", 300, -0.3)
     # the mean is over the same sets for all: what was not measured on one of them has none
     del found["sets"]["clip-office"]["report"]["m"]
-    assert [name for name, *_ in quality.points(found, speed, cell, "clips")] == ["unsharp mask", "CAS"]
+    assert [name for name, *_ in quality.points(found, speed, cell, "clips")] == ["`unet-lightunet`"]
 
 
 def test_frontier() -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,12 +17,21 @@ from pathlib import Path
 from select import select
 from typing import Any
 
-LIMIT = 240.0  # seconds after which a test that waits has failed
+LIMIT = 90.0  # seconds after which a test that waits has failed
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--disable-extensions", "--mute-audio"),
     *("--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe"),
 )
+
+
+# Chromium reads file descriptor 3 and writes 4
+_START = """
+import fcntl, os, sys
+for target, fd in enumerate([fcntl.fcntl(int(fd), fcntl.F_DUPFD, 20) for fd in sys.argv[1:3]], 3):
+    os.dup2(fd, target)
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
 
 
 def chromium() -> str | None:
@@ -151,9 +161,8 @@ def browser() -> Iterator[Chrome]:
         downloads = Path(folder, "downloads")
         downloads.mkdir()
         command = [program, *FLAGS, f"--user-data-dir={folder}/profile", "about:blank"]
-        # it reads file descriptor 3 and writes 4
-        shell = ["sh", "-c", f'exec "$@" 3<&{to_chrome} 4>&{to_us}', "sh", *command]
-        process = subprocess.Popen(shell, stdin=-3, stdout=-3, stderr=-3, pass_fds=(to_chrome, to_us))
+        start = [sys.executable, "-c", _START, str(to_chrome), str(to_us), *command]
+        process = subprocess.Popen(start, stdin=-3, stdout=-3, stderr=-3, pass_fds=(to_chrome, to_us))
         os.close(to_chrome)
         os.close(to_us)
         try:

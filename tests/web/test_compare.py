@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import Rig, noise, until
+from page_rig import Rig, noise, until
 
 import sharpcam.web.compare
 import sharpcam.web.worker

@@ -9,12 +9,12 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import pytest
-from conftest import SIZE, Rig, until
+from page_rig import SIZE, Rig, until
 
 import sharpcam.web.live
 from sharpcam.frame import Color, ColorMatrix, ColorRange, Frame
 from sharpcam.geometry import to_rgb
-from sharpcam.web.live import FPS, Tap, encode, lossless
+from sharpcam.web.live import FPS, SHARE, Tap, encode, lossless
 
 
 def decoded(data: bytes) -> np.ndarray:
@@ -59,18 +59,21 @@ def test_a_tap_takes_frames_of_any_size(picture: Callable[..., Frame]) -> None:
         assert tap._pair[1].size == size
 
 
+COLORS = [Color(), Color(ColorRange.FULL, ColorMatrix.BT709)]
+
+
+@pytest.mark.parametrize("color", COLORS)
 @pytest.mark.parametrize(("width", "shown"), [(2000, (320, 180)), (320, (320, 180)), (161, (160, 90))])
-def test_before_above_after(picture: Callable[..., Frame], width: int, shown: tuple[int, int]) -> None:
-    before, after = Frame(*SIZE), Frame(*SIZE)
-    before.fill(60, 100, 150)
-    after.fill(180, 150, 100)
-    halves = split(encode(before, after, width))
-    for half, frame in zip(halves, (before, after), strict=True):
+def test_before_above_after(width: int, shown: tuple[int, int], color: Color) -> None:
+    frames = Frame(*SIZE, color), Frame(*SIZE, color)
+    frames[0].fill(60, 100, 150)
+    frames[1].fill(180, 150, 100)
+    for half, frame in zip(split(encode(*frames, width)), frames, strict=True):
         assert half.shape == (shown[1], shown[0], 3)
         assert np.abs(half.astype(int) - to_rgb(frame)[0, 0]).max() <= 4  # JPEG
 
 
-@pytest.mark.parametrize("color", [Color(), Color(ColorRange.FULL, ColorMatrix.BT709)])
+@pytest.mark.parametrize("color", COLORS)
 def test_a_frame_without_loss(picture: Callable[..., Frame], color: Color) -> None:
     frame = picture()
     frame.color = color
@@ -155,6 +158,25 @@ def test_no_more_than_so_many_pictures(rig: Rig) -> None:
         viewer.say("look 160")
         viewer.picture()
     assert time.monotonic() - start > 9 / FPS - 0.01
+    viewer.close()
+
+
+def test_encoding_has_its_share_of_a_core_and_no_more(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture that costs twice as much comes half as often."""
+    used = [0.0]
+
+    def costly(*_: object) -> bytes:
+        used[0] += 0.02
+        return b"picture"
+
+    monkeypatch.setattr(sharpcam.web.live, "encode", costly)
+    monkeypatch.setattr(sharpcam.web.live.time, "thread_time", lambda: used[0])
+    viewer = rig.viewer()
+    start = time.monotonic()
+    for _ in range(5):
+        viewer.say("look 160")
+        viewer.picture()
+    assert time.monotonic() - start > 4 * 0.02 / SHARE - 0.01
     viewer.close()
 
 

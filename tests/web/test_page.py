@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Camera, Orders, Rig, until
+from page_rig import Camera, Orders, Rig, until
 from typer.testing import CliRunner
 
 from sharpcam import __version__

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import noise
+from page_rig import noise
 
 from sharpcam.errors import MediaError
 from sharpcam.web.pictures import check_picture

@@ -1,10 +1,10 @@
 // Gives the code of the one-time link for a cookie, and goes on to the page.
 
 const told = document.getElementById("told");
-const code = location.hash.slice(1);
-history.replaceState(null, "", location.pathname); // it is worth nothing from now on, but nobody needs to see it
 
 async function enter() {
+  const code = location.hash.slice(1);
+  history.replaceState(null, "", location.pathname); // it is worth nothing from now on, but nobody needs to see it
   if (!code) {
     told.textContent = "Run sharpcam ui in a terminal: it opens this page.";
     return;
@@ -19,4 +19,9 @@ async function enter() {
   else told.textContent = `Not opened: ${answer.error}. Run sharpcam ui again for a new link.`;
 }
 
-enter().catch(() => { told.textContent = "SharpCam does not answer. Run sharpcam ui again."; });
+function start() {
+  enter().catch(() => { told.textContent = "SharpCam does not answer. Run sharpcam ui again."; });
+}
+
+addEventListener("hashchange", start); // a new link in the same tab loads nothing anew
+start();

@@ -45,9 +45,12 @@ def plain(title: str) -> str:
 
 
 def caption(axes: Any, found: Found, more: str = "") -> None:
-    """Where and when it was measured, above the axes at the right."""
+    """Where and when it was measured, below the axes at the right."""
     text = f"{machine_line(found['machine'])}, {found['date'][:10]}{more}"
-    axes.set_title(text, loc="right", fontsize=7, color=GREY)
+    axes.annotate(
+        text, (1, 0), (0, -34), xycoords="axes fraction", textcoords="offset points",
+        ha="right", va="top", fontsize=7, color=GREY,
+    )  # fmt: skip
 
 
 def logarithmic(axes: Any) -> None:
@@ -55,7 +58,8 @@ def logarithmic(axes: Any) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
@@ -88,7 +92,7 @@ def speed_bars(found: Found, cell: str, path: Path) -> Path:
     axes.annotate("30 fps", (FRAME_MS, 1), (3, 2), xycoords=("data", "axes fraction"),
                   textcoords="offset points", color=GREY, fontsize=8)  # fmt: skip
     axes.set_xlabel("ms a frame, I420 in and out")
-    axes.set_title(cell, loc="left")
+    axes.set_title(cell, loc="left", pad=16)  # above the mark of 30 fps
     shown = [g for g in groups if any(about[n]["group"] == g for n in names)]
     marks = [Patch(color=colors[group]) for group in shown]
     figure.legend(marks, shown, loc="outside lower center", ncols=3, frameon=False)

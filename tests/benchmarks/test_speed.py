@@ -45,6 +45,7 @@ def ms(value: float, cpu: float | None = None, **more: Any) -> dict[str, Any]:
         "scaled": False,
         "gops": 9,
         "share_of_peak": 0.5,
+        "cpu_share_of_peak": 0.6,
         **more,
     }
 
@@ -109,11 +110,12 @@ def test_page(found: dict[str, Any]) -> None:
     page = speed.markdown(found)
     lines = page.splitlines()
     ours = next(line for line in lines if line.startswith("| `m` 1.0"))
-    assert ours == "| `m` 1.0 | uint8 | 2.8 | 10.0 (10.0 to 10.0) | 20.0 | 9 | 50% | 1 |"
+    assert ours == "| `m` 1.0 | uint8 | 2.8 | 10.0 (10.0 to 10.0) | 20.0 | 9 | 50% | 60% | 1 |"
     assert (
-        "| NAFNet, width 16 \\* | float32 | 2.8 | 1,500 (1,500 to 1,500) | 2,000 | 9 | 50% | 150 |" in lines
+        "| NAFNet, width 16 \\* | float32 | 2.8 | 1,500 (1,500 to 1,500) | 2,000 | 9 | 50% | 60% | 150 |"
+        in lines
     )
-    assert "| OBS kernel |  |  | 0.50 (0.50 to 0.50) | 0.50 |  |  | 0.05 |" in lines
+    assert "| OBS kernel |  |  | 0.50 (0.50 to 0.50) | 0.50 |  |  |  | 0.05 |" in lines
     assert "times `m`" in page
     claim = (
         "4.5 times (3.5 by CPU time) as fast as `m` in float32 and 20.0 times (15.0 by CPU time) as fast as L"
@@ -285,10 +287,11 @@ def test_times_of_smaller_pictures_are_scaled_by_the_pixels() -> None:
     contender = Contender("a", "A", GROUPS[4], None, "float32", 1000.0)  # type: ignore[arg-type]
     watched = speed.Watched(None)  # type: ignore[arg-type]
     watched.inference = [2.0]
-    best = {"float32": {"gops": 10.0}, "uint8": {"gops": 100.0}}
+    best = {"float32": {"gops": 10.0, "cpu_gops": 4.0}, "uint8": {"gops": 100.0, "cpu_gops": 40.0}}
     row = cell._row(contender, {"ms": {"p50": 3.0}, "cpu_ms": {"p50": 5.0}}, watched, (160, 112), best)
     scale = 320 * 240 / (160 * 112)
     scaled = [row[what]["p50"] for what in ("ms", "cpu_ms", "inference_ms")]
     assert scaled == pytest.approx([3 * scale, 5 * scale, 2 * scale], abs=1e-3)
     assert row["gops"] == pytest.approx(2 * 1000 * 160 * 112 / 2e6, abs=0.02)
     assert row["share_of_peak"] == pytest.approx(row["gops"] / 10, abs=1e-3)
+    assert row["cpu_share_of_peak"] == pytest.approx(2 * 1000 * 160 * 112 / 5e6 / 4, abs=1e-2)

@@ -228,7 +228,7 @@ class Pipeline:
             while not self._is_over():
                 if self._rest is not None:
                     self._kept.shut()
-                    self._stirred.wait(TICK_S * 5)
+                    self._stirred.wait(self._patience)
                     continue
                 if self._enough_captured():
                     time.sleep(0.001)
@@ -269,7 +269,7 @@ class Pipeline:
         clock = CpuClock(self.telemetry, "sharpen")
         try:
             while not self._dead.is_set():
-                frame, waited_ns = self._inbox.get(TICK_S)
+                frame, waited_ns = self._inbox.get(self._patience)
                 if frame is None:
                     continue
                 self.telemetry.record("wait", waited_ns)
@@ -339,7 +339,7 @@ class Pipeline:
                         self._repeat(last, again)
                     pace = Pace(still.fps if still else self.sink.fps, time.monotonic())
                 wait = pace.repeat_at - time.monotonic() if self.sink.live else TICK_S
-                frame, waited_ns = self._outbox.get(min(wait, TICK_S))
+                frame, waited_ns = self._outbox.get(min(wait, self._patience))
                 now = time.monotonic()
                 if frame is not None and self._rest is not None:
                     self._discard(frame)
@@ -381,6 +381,11 @@ class Pipeline:
         self.telemetry.count(counter)
 
     # For all three
+
+    @property
+    def _patience(self) -> float:
+        """How long a thread waits before it looks around: each time costs CPU, which at rest is all there is."""
+        return TICK_S if self._rest is None else TICK_S * 5
 
     def _hand_over(self, mailbox: Mailbox, frame: Frame) -> None:
         while not self._dead.is_set():

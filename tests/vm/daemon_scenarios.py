@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +16,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from guest import LOOPBACK, chart_source, ready, usb_camera
+from chart import BARS
+from guest import LOOPBACK, SIZE, chart_source, ready, usb_camera
 
 from sharpcam.daemon.control import ask
 from sharpcam.errors import ControlError
@@ -27,6 +29,7 @@ RUN = (
     *("--model", os.environ["SHARPCAM_TEST_MODEL"], "--threads", "1"),
 )
 PLACEHOLDER = 60  # mean luma below which a picture is one
+CYCLES = int(os.environ.get("SHARPCAM_VM_CYCLES", "4"))  # how often the camera is pulled out
 
 
 class Viewer:
@@ -73,6 +76,15 @@ class Viewer:
         times = [at for at, _ in list(self.seen)]
         return max(b - a for a, b in itertools.pairwise(times))
 
+    def longest_still(self) -> float:
+        """For how long it saw the same picture of the camera, again and again."""
+        longest, begun, last = 0.0, 0.0, -1.0
+        for at, luma in list(self.seen):
+            if luma != last or luma < PLACEHOLDER:
+                begun, last = at, luma
+            longest = max(longest, at - begun)
+        return longest
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -89,9 +101,11 @@ def until(condition: Callable[[], Any], timeout: float = 15.0) -> float:
 
 
 @contextmanager
-def daemon(*flags: str) -> Iterator[subprocess.Popen[str]]:
-    with open("/tmp/daemon.log", "w") as log:
-        process = subprocess.Popen([*RUN, "--sink", LOOPBACK, *flags], stdout=log, stderr=log, text=True)
+def daemon(*flags: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """`sharpcam run` with `flags`; `options` are Popen's."""
+    command = [*options.pop("before", ()), *RUN, "--sink", LOOPBACK, *flags]
+    with open("/tmp/daemon.log", "a") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, text=True, **options)
     try:
         until(answers)
         yield process
@@ -183,9 +197,14 @@ def on_demand() -> dict[str, Any]:
     return found
 
 
-def unplugging(cycles: int = 4) -> dict[str, Any]:
+def rss_mb(pid: int) -> float:
+    with open(f"/proc/{pid}/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) / 1024
+
+
+def unplugging(cycles: int = CYCLES) -> dict[str, Any]:
     """The camera is pulled out and plugged in again and again while somebody watches."""
-    found: dict[str, Any] = {"cycles": []}
+    found: dict[str, Any] = {"cycles": [], "rss_mb": []}
     with usb_camera(chart_source()) as camera:
         ready(camera, 1, 2)
         with daemon() as process:
@@ -204,9 +223,11 @@ def unplugging(cycles: int = 4) -> dict[str, Any]:
                 seen["live after"] = round(time.monotonic() - back, 2)
                 time.sleep(0.5)
                 found["cycles"].append(seen)
+                found["rss_mb"].append(round(rss_mb(process.pid), 1))
             found["status"] = ask("status")
             found["viewer lives"] = viewer.process.poll() is None
             found["longest gap"] = round(viewer.longest_gap(), 2)
+            found["longest still"] = round(viewer.longest_still(), 2)
             with open(f"/proc/{process.pid}/status") as file:
                 found["threads"] = [line for line in file if line.startswith("Threads")]
             viewer.close()
@@ -263,4 +284,117 @@ def killed() -> dict[str, Any]:
             second.close()
     with open("/tmp/daemon.log") as file:
         found["log"] = file.read()[-3000:]
+    return found
+
+
+def frozen(seconds: float = 30.0) -> dict[str, Any]:
+    """The process is stopped for a while, as in a suspended machine whose meeting does not sleep."""
+    found: dict[str, Any] = {}
+    with usb_camera(chart_source()) as camera:
+        ready(camera, 1, 2)
+        with daemon() as process:
+            viewer = Viewer()
+            until(lambda: viewer.live(0))
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(seconds)
+            process.send_signal(signal.SIGCONT)
+            woken = time.monotonic()
+            found["live after"] = until(lambda: viewer.live(woken) and state() == "live")
+            time.sleep(1.0)
+            found["status"] = ask("status")
+            found["viewer lives"] = viewer.process.poll() is None
+            found["longest gap"] = round(viewer.longest_gap(), 2)
+            viewer.close()
+    with open("/tmp/daemon.log") as file:
+        found["log"] = file.read()[-3000:]
+    return found
+
+
+class Keeper:
+    """Does for one open file what systemd does with its file descriptor store."""
+
+    # LISTEN_PID has to be the pid of the program itself
+    START = (
+        "import os, sys; os.environ['LISTEN_PID'] = str(os.getpid()); os.dup2(int(sys.argv[1]), 3); "
+        "os.execv(sys.argv[2], sys.argv[2:])"
+    )
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind("/run/notify")
+        self.kept: list[int] = []
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(self._socket, 4096, 4)
+            self.kept += descriptors
+            if b"FDSTOREREMOVE=1" in data:
+                while self.kept:
+                    os.close(self.kept.pop())
+
+    def options(self) -> dict[str, Any]:
+        """For `daemon`: what systemd gives to a process that it starts."""
+        environment = {**os.environ, "NOTIFY_SOCKET": "/run/notify"}
+        if not self.kept:
+            return {"env": environment}
+        environment |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "virtual-camera"}
+        before = (sys.executable, "-c", self.START, str(self.kept[0]))
+        return {"env": environment, "pass_fds": (self.kept[0],), "before": before}
+
+
+def kept() -> dict[str, Any]:
+    """kill -9 and a restart by a service manager, with ffmpeg and then with Chromium attached."""
+    import browser
+
+    found: dict[str, Any] = {}
+    keeper = Keeper()
+    with usb_camera(chart_source()) as camera:
+        ready(camera, 1, 2)
+
+        with daemon(**keeper.options()) as process:
+            viewer = Viewer()
+            until(lambda: viewer.live(0))
+            found["kept"] = len(keeper.kept)
+            process.kill()
+            process.wait()
+        time.sleep(1.0)  # RestartSec
+        with daemon(**keeper.options()) as process:
+            begun = time.monotonic()
+            found["live after"] = until(lambda: viewer.live(begun) and state() == "live")
+            time.sleep(1.0)
+            found["viewer lives"] = viewer.process.poll() is None
+            found["longest gap"] = round(viewer.longest_gap(), 2)
+            viewer.close()
+            if browser.chromium():
+                with browser.page("SharpCam", SIZE, len(BARS)) as page:
+                    page.next("opened")
+                    page.next("sample")
+                    process.kill()
+                    process.wait()
+                    time.sleep(1.0)
+                    with daemon(**keeper.options()):
+                        found["samples"] = [page.next("sample") for _ in range(8)]
+                        found["events"] = [report["step"] for report in page.all]
+                        found["page's state"] = ask("status")["state"]
+    found["kept in the end"] = len(keeper.kept)
+    with open("/tmp/daemon.log") as file:
+        found["log"] = file.read()[-3000:]
+    return found
+
+
+def refused() -> dict[str, Any]:
+    """A runtime folder of somebody else's, and none at all."""
+    found: dict[str, Any] = {}
+    command = [*RUN[:-6], "--source", "testcard", *RUN[-4:], "--sink", LOOPBACK, "--frames", "5"]
+    os.mkdir("/run/theirs")
+    os.mkdir("/run/theirs/sharpcam", 0o777)
+    os.chown("/run/theirs/sharpcam", 65534, 65534)
+    for name, folder in {"theirs": "/run/theirs", "missing": "/run/not/there"}.items():
+        environment = {**os.environ, "XDG_RUNTIME_DIR": folder}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        status = [sys.executable, "-m", "sharpcam", "status"]
+        asked = subprocess.run(status, capture_output=True, text=True, env=environment)
+        found[name] = {"rc": done.returncode, "text": done.stderr, "status": asked.stderr}
+    found["missing"]["mode"] = oct(os.stat("/run/not/there/sharpcam").st_mode & 0o777)
     return found

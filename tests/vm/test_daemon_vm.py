@@ -73,14 +73,16 @@ def test_stop_ends_it_well(answer: Answer) -> None:
 
 def test_it_comes_back_after_every_unplugging(answer: Answer) -> None:
     seen = answer("unplugging")
-    assert len(seen["cycles"]) == 4
+    cycles = len(seen["cycles"])
+    assert cycles >= 4
     for cycle in seen["cycles"]:
         assert cycle["recovering after"] >= 0, seen["log"]
         assert cycle.get("placeholder after", 1) > 0, seen["log"]
         assert 0 < cycle["live after"] < 10, seen["log"]
-    assert seen["status"]["reconnects"] == 4
+    assert seen["status"]["reconnects"] == cycles
     assert seen["viewer lives"]
     assert seen["longest gap"] < 1, "who watches is never starved"
+    assert seen["rss_mb"][-1] - seen["rss_mb"][1] < 2 + cycles / 4, "memory stays what it was"
     assert "Traceback" not in seen["log"]
 
 

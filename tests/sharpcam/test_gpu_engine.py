@@ -97,6 +97,9 @@ def test_another_size_on_the_way(gpu: FakeGpu, model: Path, picture: Picture) ->
     frames = [picture(seed=1), picture(96, 80, seed=2), picture(96, 80, seed=3, sequence=1), picture(seed=4)]
     assert agree(there, here, frames)
     assert [plan.size for _, plan in gpu.plans] == [(64, 48), (96, 80), (64, 48)]
+    assert isinstance(there._bound, DeviceBinding)
+    assert there._bound._session is not None
+    assert there._bound._session.get_inputs()[0].shape == [1, 1, 48, 64]  # no side is left open
     assert list(gpu.driver.streams) == [gpu.plans[-1][1].stream]  # those of other sizes are gone
 
 
@@ -264,6 +267,7 @@ def test_a_provider_that_ort_left_out_is_not_believed(
     monkeypatch.setattr(runtime, "_ORT_NAMES", {Provider.CUDA: "CUDAExecutionProvider"})
     with pytest.raises(ProviderUnavailable, match="CUDA did not start"):
         load(model)
+    assert not gpu.driver.streams
 
 
 def test_a_graph_that_cannot_be_recorded_runs_without(

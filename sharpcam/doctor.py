@@ -85,7 +85,7 @@ def _module(system: System) -> Check:
         if _older(module.version, (0, 13)):
             return Check(
                 *(name, Status.NOTE, f"{version} is loaded; before 0.13 it does not tell who watches"),
-                "0.13 or newer lets SharpCam close the camera while nobody watches",
+                "nothing: SharpCam goes by who has the device open; 0.13 or newer is more exact",
             )
         return Check(name, Status.OK, f"{version} is loaded")
     if module.installed:

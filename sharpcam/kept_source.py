@@ -55,7 +55,7 @@ class KeptSource:
         except DeviceLost as error:
             if self._reopen is None:
                 raise
-            log.warning("source lost: %s", error)
+            log.warning("source lost error=%r", str(error))
             self._close_for(BACKOFF_S[0])
             self.lost_at = time.monotonic()
             self.lost = error
@@ -72,7 +72,7 @@ class KeptSource:
         try:
             self.source.close()
         except SharpCamError as error:
-            log.warning("source did not close: %s", error)
+            log.warning("source not closed error=%r", str(error))
 
     def _close_for(self, pause: float) -> None:
         self.close()
@@ -96,10 +96,10 @@ class KeptSource:
             self.lost = failure
             self._backoff = min(self._backoff * 2, BACKOFF_S[1])
             self._next_try = time.monotonic() + self._backoff
-            log.info("source still away: %s; next try in %.1f s", failure, self._backoff)
+            log.info("source away error=%r next_try_s=%.1f", str(failure), self._backoff)
             return
         self.source, self._shut, self._heard = source, False, None
         if self.lost is not None:
             self.lost = None
             self._on_return()
-            log.warning("source is back: %s", source.description)
+            log.warning("source back source=%r", source.description)

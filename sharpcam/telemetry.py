@@ -39,6 +39,8 @@ STAGES = (
     "queue",  # until the sink has time for it
     "send",  # handing over to the sink
 )
+# upper edges of the histograms that monitoring gets: a frame's time at 60, 30, 15 fps lies among them
+_EDGES_MS = (0.1, 0.5, 1, 2, 5, 10, 16.7, 20, 25, 33.3, 50, 66.7, 100, 200, 500, 1000)
 _RECENT = 90  # frames over which the current rate and latency are taken
 
 
@@ -55,11 +57,15 @@ class Histogram:
 
     def record(self, ns: int) -> None:
         ns = max(ns, _LOWEST_NS)
-        index = min(int(math.log(ns / _LOWEST_NS) * _SCALE), _BUCKETS)
+        index = self._index(ns)
         with self._lock:
             self._counts[index] += 1
             self.count += 1
             self.total_ns += ns
+
+    @staticmethod
+    def _index(ns: int) -> int:
+        return min(int(math.log(ns / _LOWEST_NS) * _SCALE), _BUCKETS)
 
     def percentile(self, share: float) -> float:
         """The duration in ms below which `share` (0..1) of the values lie, within 1 %; 0 without values."""
@@ -72,6 +78,15 @@ class Histogram:
             index += 1
             seen += counts[index]
         return float(_LOWEST_NS * _GROWTH ** (index + 0.5) / 1e6)
+
+    def cumulative(self, *edges_ns: int) -> tuple[list[int], int, int]:
+        """(how many values were at most each edge, how many there are, their sum in ns).
+
+        As exact as the buckets: values that are up to 2 % above an edge may count, too.
+        """
+        with self._lock:
+            counts, count, total_ns = list(self._counts), self.count, self.total_ns
+        return [sum(counts[: self._index(edge) + 1]) for edge in edges_ns], count, total_ns
 
     def percentiles(self, *shares: int) -> dict[str, float]:
         """{"p50": ms, ...} for percentages such as 50."""
@@ -190,13 +205,11 @@ class Telemetry:
             lines += [f"# TYPE {metric} gauge", f"{metric} {number:.6g}"]
         cpu_s = (self._cpu_clock() - self._start_cpu_ns) / 1e9
         lines += ["# TYPE sharpcam_cpu_seconds_total counter", f"sharpcam_cpu_seconds_total {cpu_s:.6g}"]
-        lines += [
-            "# TYPE sharpcam_latency_seconds summary",
-            *_summary("sharpcam_latency_seconds", "", self.latency),
-        ]
-        lines.append("# TYPE sharpcam_stage_seconds summary")
+        lines.append("# TYPE sharpcam_latency_seconds histogram")
+        lines += _histogram("sharpcam_latency_seconds", "", self.latency)
+        lines.append("# TYPE sharpcam_stage_seconds histogram")
         for stage, histogram in self.stages.items():
-            lines += _summary("sharpcam_stage_seconds", f'stage="{stage}"', histogram)
+            lines += _histogram("sharpcam_stage_seconds", f'stage="{stage}"', histogram)
         return "\n".join(lines) + "\n"
 
 
@@ -216,16 +229,16 @@ class CpuClock:
         self._last = now
 
 
-def _summary(metric: str, label: str, histogram: Histogram) -> list[str]:
+def _histogram(metric: str, label: str, histogram: Histogram) -> list[str]:
+    below, count, total_ns = histogram.cumulative(*(int(edge * 1e6) for edge in _EDGES_MS))
     comma = "," if label else ""
+    edges = [f"{edge / 1e3:g}" for edge in _EDGES_MS]
     lines = [
-        f'{metric}{{{label}{comma}quantile="{share}"}} {histogram.percentile(share) / 1e3:.6g}'
-        for share in (0.5, 0.95, 0.99)
+        f'{metric}_bucket{{{label}{comma}le="{edge}"}} {number}'
+        for edge, number in zip([*edges, "+Inf"], [*below, count], strict=True)
     ]
     braces = f"{{{label}}}" if label else ""
-    lines.append(f"{metric}_sum{braces} {histogram.total_ns / 1e9:.6g}")
-    lines.append(f"{metric}_count{braces} {histogram.count}")
-    return lines
+    return [*lines, f"{metric}_sum{braces} {total_ns / 1e9:.6g}", f"{metric}_count{braces} {count}"]
 
 
 def rss_mb() -> float:

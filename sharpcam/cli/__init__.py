@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, NoReturn
 
 import typer
@@ -85,13 +86,26 @@ def _common(
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell what happens, on stderr.")] = False,
 ) -> None:
-    handler = _StderrHandler()
-    handler.setFormatter(
-        logging.Formatter("%(levelname).1s %(name)s: %(message)s" if verbose else "sharpcam: %(message)s")
-    )
+    handler, level = _StderrHandler(), logging.WARNING
+    if os.environ.get("JOURNAL_STREAM"):  # systemd keeps what we say: what happened belongs there, too
+        handler.setFormatter(_JournalFormatter("%(message)s module=%(name)s"))
+        level = logging.INFO
+    else:
+        plain = "%(levelname).1s %(name)s: %(message)s" if verbose else "sharpcam: %(message)s"
+        handler.setFormatter(logging.Formatter(plain))
     root = logging.getLogger("sharpcam")
     root.handlers = [handler]
-    root.setLevel(logging.DEBUG if verbose else logging.WARNING)
+    root.setLevel(logging.DEBUG if verbose else level)
+
+
+class _JournalFormatter(logging.Formatter):
+    """One line an event, with the level as sd-daemon(3) has it."""
+
+    _LEVELS = MappingProxyType({logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3})
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = self._LEVELS.get(record.levelno, 3)
+        return f"<{level}>" + " | ".join(super().format(record).splitlines())
 
 
 class _StderrHandler(logging.Handler):

@@ -78,7 +78,7 @@ class ControlServer:
         self._bell, self._ring = socket.socketpair()  # wakes the thread that waits for connections
         self._thread = threading.Thread(target=self._accept, name="sharpcam-control", daemon=True)
         self._thread.start()
-        log.info("control socket %s", self.path)
+        log.info("control listening path=%s", self.path)
 
     def close(self) -> None:
         """Stops listening and removes the socket, once what is being answered has been. May be called twice."""
@@ -102,14 +102,14 @@ class ControlServer:
             try:
                 connection, _ = self._socket.accept()
             except OSError as error:  # who asked has gone, or we have too many files open
-                log.warning("control: %s", error)
+                log.warning("control error=%r", str(error))
                 self._over.wait(0.1)
                 continue
             if (user := peer(connection)) not in (None, os.getuid()):
-                log.warning("control: refused user %s", user)
+                log.warning("control refused user=%s", user)
                 connection.close()
             elif not self._room.acquire(blocking=False):
-                log.warning("control: refused the connection after %d others", MAX_CONNECTIONS)
+                log.warning("control refused connections=%d", MAX_CONNECTIONS)
                 connection.close()
             else:
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()

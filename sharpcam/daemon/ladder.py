@@ -103,7 +103,7 @@ class Ladder:
         }
 
         def run() -> Cost:
-            log.warning("measuring how fast this machine is with %s; this is done once", model.name)
+            log.warning("measuring, once, how fast this machine is with model=%s scale=%g", model.name, scale)
             engine = self._engine(spec, scale)
             try:
                 cost = measure(engine, self._size)

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -241,6 +242,21 @@ def test_ctrl_c_before_the_first_frame_is_130(
 
     monkeypatch.setattr(sharpcam.daemon.ladder, "load_engine", interrupted)
     assert run("run", *model)[0] == 130
+
+
+def test_for_the_journal_there_are_levels_and_what_happened(
+    fakes: dict[str, Any], monkeypatch: pytest.MonkeyPatch, model: tuple[object, ...]
+) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", "8:1234")
+    _, _, err = run("run", *model, "--frames", 1)
+    lines = [line for line in err.splitlines() if line.startswith("<")]
+    assert any(re.match(r"<6>control listening path=\S+ module=sharpcam.daemon.control$", li) for li in lines)
+    assert (
+        logging.getLogger("sharpcam")
+        .handlers[0]
+        .format(logging.LogRecord("sharpcam.x", logging.ERROR, "", 0, "two\nlines", None, None))
+        == "<3>two | lines module=sharpcam.x"
+    )
 
 
 # Run

@@ -47,6 +47,15 @@ def test_percentiles_of_few_values() -> None:
     assert histogram.percentile(0.991) == pytest.approx(500, rel=0.01)
 
 
+def test_how_many_were_at_most_so_long() -> None:
+    histogram = Histogram()
+    for ms in (1, 5, 5, 30, 700, 10**7):
+        histogram.record(ms * 1_000_000)
+    below, count, total_ns = histogram.cumulative(*(ms * 1_000_000 for ms in (2, 10, 100, 1000)))
+    assert (below, count) == ([1, 3, 4, 5], 6)
+    assert total_ns == (1 + 5 + 5 + 30 + 700 + 10**7) * 1_000_000
+
+
 @pytest.mark.parametrize("ns", [-5, 0, 1, 10**15])
 def test_absurd_durations_go_to_the_ends(ns: int) -> None:
     histogram = Histogram()
@@ -193,7 +202,9 @@ def test_prometheus_text() -> None:
     telemetry.record("inference", 8_000_000)
     telemetry.delivered(20_000_000)
     text = telemetry.prometheus()
-    line = re.compile(r'^[a-z_]+(\{[a-z]+="[a-z0-9.]+"(,[a-z]+="[a-z0-9.]+")*\})? [0-9.e+-]+$')
+    line = re.compile(
+        r'^[a-z_]+(\{[a-z]+="[a-z0-9.]+"(,[a-z]+="[a-z0-9.+Inf]+")*\}|\{le="[0-9.+Inf]+"\})? [0-9.e+-]+$'
+    )
     assert text.endswith("\n")
     seen = set()
     for row in text.splitlines():
@@ -204,7 +215,10 @@ def test_prometheus_text() -> None:
             assert line.match(row), row
     assert "sharpcam_dropped_total 3" in text
     assert 'sharpcam_stage_seconds_count{stage="inference"} 1' in text
-    value = re.search(r'^sharpcam_latency_seconds\{quantile="0.95"\} (.*)$', text, re.M)
-    assert value
-    assert float(value[1]) == pytest.approx(0.020, rel=0.02)
+    buckets = re.findall(r'^sharpcam_latency_seconds_bucket\{le="(.*)"\} (\d+)$', text, re.M)
+    assert {number for edge, number in buckets if float(edge) < 0.020} == {"0"}
+    assert {number for edge, number in buckets if float(edge) > 0.020} == {"1"}
+    assert buckets[-1] == ("+Inf", "1")
+    assert [float(edge) for edge, _ in buckets] == sorted(float(edge) for edge, _ in buckets)
+    assert "sharpcam_latency_seconds_sum 0.02\n" in text
     assert all(f'stage="{stage}"' in text for stage in STAGES)

@@ -76,15 +76,6 @@ class Viewer:
         times = [at for at, _ in list(self.seen)]
         return max(b - a for a, b in itertools.pairwise(times))
 
-    def longest_still(self) -> float:
-        """For how long it saw the same picture of the camera, again and again."""
-        longest, begun, last = 0.0, 0.0, -1.0
-        for at, luma in list(self.seen):
-            if luma != last or luma < PLACEHOLDER:
-                begun, last = at, luma
-            longest = max(longest, at - begun)
-        return longest
-
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -227,7 +218,6 @@ def unplugging(cycles: int = CYCLES) -> dict[str, Any]:
             found["status"] = ask("status")
             found["viewer lives"] = viewer.process.poll() is None
             found["longest gap"] = round(viewer.longest_gap(), 2)
-            found["longest still"] = round(viewer.longest_still(), 2)
             with open(f"/proc/{process.pid}/status") as file:
                 found["threads"] = [line for line in file if line.startswith("Threads")]
             viewer.close()
@@ -397,4 +387,36 @@ def refused() -> dict[str, Any]:
         asked = subprocess.run(status, capture_output=True, text=True, env=environment)
         found[name] = {"rc": done.returncode, "text": done.stderr, "status": asked.stderr}
     found["missing"]["mode"] = oct(os.stat("/run/not/there/sharpcam").st_mode & 0o777)
+    return found
+
+
+def governed(quiet: float = 20.0, busy: float = 120.0, after: float = 60.0) -> dict[str, Any]:
+    """Another process wants the only core for a while. By hand: it takes minutes."""
+    found: dict[str, Any] = {"seconds": []}
+    with usb_camera(chart_source()) as camera:
+        ready(camera, 1, 2)
+        with daemon("--model", "auto"):
+            viewer = Viewer()
+            until(lambda: viewer.live(0))
+            begun, hog, frames = time.monotonic(), None, ask("status")["frames_out"]
+            last = begun
+            while (now := time.monotonic() - begun) < quiet + busy + after:
+                if hog is None and quiet <= now < quiet + busy:
+                    hog = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+                elif hog is not None and now >= quiet + busy:
+                    hog.kill()
+                    hog.wait()
+                    hog = None
+                time.sleep(1.0)
+                told, at = ask("status"), time.monotonic()
+                fps = (told["frames_out"] - frames) / (at - last)
+                frames, last = told["frames_out"], at
+                load = None if told["load"] is None else round(told["load"], 2)
+                found["seconds"].append([round(at - begun), round(fps, 1), told["step"], load])
+            found["metrics"] = [line for line in ask("metrics").splitlines() if "governor" in line]
+            viewer.close()
+    rates = [fps for at, fps, _, _ in found["seconds"] if quiet <= at < quiet + busy]
+    found["fps while busy"] = round(sum(rates) / len(rates), 2)
+    with open("/tmp/daemon.log") as file:
+        found["log"] = file.read()[-3000:]
     return found

@@ -23,6 +23,7 @@ from typing import Any
 from benchmarks.pipeline_page import FOURCCS, draw, markdown, readme
 from benchmarks.room import Run
 from sharpcam.errors import DeviceNotFound, MediaError
+from sharpcam.models import find_model
 
 __all__ = ["add_arguments", "draw", "markdown", "measure", "readme", "settings"]
 
@@ -38,7 +39,7 @@ def add_arguments(group: argparse._ArgumentGroup) -> None:
         help="where camera and virtual camera are: the V4L2 VM that SHARPCAM_V4L2VM names, or two v4l2loopback "
         "devices of this machine; none: from files only",
     )  # fmt: skip
-    group.add_argument("--pipeline-rounds", type=int, metavar="N", help="default: 5; with --quick 1")
+    group.add_argument("--pipeline-rounds", type=int, metavar="N", help="default: 3; with --quick 1")
     group.add_argument(
         "--pipeline-seconds", type=float, metavar="S", help="a run's; default: 10; with --quick 4"
     )
@@ -53,8 +54,9 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
         "size": list(SIZE),
         "fps": FPS,
         "model": args.pipeline_model,
+        "model_sha256": find_model(args.pipeline_model).manifest.sha256,
         "threads": args.pipeline_threads,
-        "rounds": args.pipeline_rounds or (1 if args.quick else 5),
+        "rounds": args.pipeline_rounds or (1 if args.quick else 3),
         "seconds": args.pipeline_seconds or (4.0 if args.quick else 10.0),
         "clip_frames": 30 if args.quick else 100,
         "devices": args.pipeline_devices,
@@ -67,7 +69,6 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 def measure(run: Run) -> dict[str, Any]:
     from benchmarks.float_twin import float_twin
     from benchmarks.ways import WAYS, Plan
-    from sharpcam.models import find_model
 
     told = settings(run.args)
     model = find_model(told["model"])

@@ -76,6 +76,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     doubling = [n for n in (1, 2, 4, 8, 16) if n < cores] + [cores]
     return {
         "model": args.scaling_model,
+        "models": {model.name: model.manifest.sha256 for model in find_models()[0]},
         "sizes": [list(size) for size in (QUICK_SIZES if args.quick else SIZES)],
         "threads": args.scaling_threads or doubling,
         "students": [list(student) for student in (QUICK_STUDENTS if args.quick else STUDENTS)],

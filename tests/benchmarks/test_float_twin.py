@@ -14,7 +14,7 @@ from sharpcam.errors import ModelError
 from sharpcam.frame import Frame
 from sharpcam.geometry import to_rgb
 from sharpcam.models import find_model
-from sharpcam.sources.testcard import TestCard
+from sharpcam.sources.testcard import TestCard as Card
 
 onnx = pytest.importorskip("onnx", reason="the twin is built with onnx (extra: benchmarks)")
 
@@ -33,7 +33,7 @@ def shipped() -> Path:
 @pytest.fixture(scope="module")
 def clip() -> tuple[list[Frame], list[Frame]]:
     """Soft frames, and what the product makes of them."""
-    card = TestCard(SIZE)
+    card = Card(SIZE)
     engine = Engine.load("m", SIZE, "cpu", 1)
     soft = [card.soft(n) for n in range(FRAMES)]
     sharp = [Frame(*SIZE) for _ in soft]
@@ -119,3 +119,35 @@ def test_what_is_no_student_is_refused(tmp_path: Path) -> None:
     onnx.save(helper.make_model(helper.make_graph([node], "g", ports[:1], ports[1:])), str(path))
     with pytest.raises(ModelError, match="MaxPool"):
         float_twin(path, "rgb")
+
+
+def test_what_the_trainer_exports_now_has_a_twin(tmp_path: Path) -> None:
+    """The shipped file may be older than the exporter."""
+    torch = pytest.importorskip("torch")
+    from training.export import calibrate
+    from training.graph import build_model
+    from training.networks.student import Student, StudentConfig
+
+    torch.manual_seed(1)
+    student = Student(StudentConfig(32, 2, 4)).eval()
+    torch.nn.init.normal_(student.tail.weight, 0, 0.01)
+    student.quantize_weights()
+    clip = np.random.default_rng(0).integers(60, 180, (2, 96, 64), np.uint8)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(build_model(student, "uint8", calibrate(student, [clip])).SerializeToString())
+    shapes = {"y": (1, 1, 64, 64), "uv": (1, 2, 32, 32)}
+    feeds = {
+        f"{prefix}{name}": (frame[:64] if name == "y" else frame[64:]).reshape(shape)
+        for prefix, frame in (("", clip[0]), ("state_", clip[1]))
+        for name, shape in shapes.items()
+    }
+    names = ["y_out", "uv_out", "state_y_out", "state_uv_out"]
+    shipped = session(onnx.load(str(path)))
+    exact = shipped.run(names, feeds | {"strength": np.array(1, np.float32)})
+    twin = session(float_twin(path, "yuv420"))
+    for name, ours, theirs in zip(
+        names, exact, twin.run(names, {k: floats(v) for k, v in feeds.items()}), strict=True
+    ):
+        assert np.abs(ours - theirs).mean() < 0.8, f"{name}: rounding is all that may differ"
+        plane = "uv" if "uv" in name else "y"
+        assert np.abs(feeds[plane] - theirs).mean() > 3, f"{name}: something was done"

@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.contenders import GROUPS
 from benchmarks.results import machine_line
 from benchmarks.room import Found
 from sharpcam.files import write_whole
@@ -66,13 +67,14 @@ def logarithmic(axes: Any) -> None:
 
 def speed_bars(found: Found, cell: str, path: Path) -> Path:
     """All contenders of a cell, as bars on a logarithmic axis, fastest first."""
+    from matplotlib.artist import Artist
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     rows = found["cells"][cell]["rows"]
     about = found["contenders"]
     names = sorted(rows, key=lambda n: -float(rows[n]["ms"]["p50"]))
-    groups = list(dict.fromkeys(a["group"] for a in about.values()))
-    colors = dict(zip(groups, COLORS, strict=False))
+    colors = dict(zip(GROUPS, COLORS, strict=False))
     figure = new_figure(8, 1.6 + 0.24 * len(names))
     axes = figure.subplots()
     for place, name in enumerate(names):
@@ -80,10 +82,12 @@ def speed_bars(found: Found, cell: str, path: Path) -> Path:
         color = colors[about[name]["group"]]
         axes.barh(place, ms["p50"], color=color, height=0.72)
         axes.plot([ms["p25"], ms["p75"]], [place, place], color="black", linewidth=1)
+        cpu = rows[name]["cpu_ms"]["p50"]
+        axes.plot(cpu, place, "D", color="white", markeredgecolor="black", markersize=4)
         star = "*" if rows[name]["scaled"] else ""
         axes.annotate(
             f"{ms['p50']:,.3g}{star}" if ms["p50"] < 1000 else f"{ms['p50']:,.0f}{star}",
-            (max(ms["p50"], ms["p75"]), place), (4, 0), textcoords="offset points", va="center", fontsize=8,
+            (max(ms["p50"], ms["p75"], cpu), place), (4, 0), textcoords="offset points", va="center", fontsize=8,
         )  # fmt: skip
     axes.set_yticks(range(len(names)), [_label(about[n]) for n in names])
     logarithmic(axes)
@@ -93,9 +97,10 @@ def speed_bars(found: Found, cell: str, path: Path) -> Path:
                   textcoords="offset points", color=GREY, fontsize=8)  # fmt: skip
     axes.set_xlabel("ms a frame, I420 in and out")
     axes.set_title(cell, loc="left", pad=16)  # above the mark of 30 fps
-    shown = [g for g in groups if any(about[n]["group"] == g for n in names)]
-    marks = [Patch(color=colors[group]) for group in shown]
-    figure.legend(marks, shown, loc="outside lower center", ncols=3, frameon=False)
+    shown = [g for g in GROUPS if any(about[n]["group"] == g for n in names)]
+    marks: list[Artist] = [Patch(color=colors[group]) for group in shown]
+    marks.append(Line2D([], [], marker="D", color="white", markeredgecolor="black", markersize=4))
+    figure.legend(marks, [*shown, "CPU ms, all threads"], loc="outside lower center", ncols=3, frameon=False)
     scaled = ", * scaled from smaller pictures" if any(rows[n]["scaled"] for n in names) else ""
     caption(axes, found, scaled)
     return write(figure, path)

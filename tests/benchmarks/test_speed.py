@@ -179,6 +179,8 @@ def test_plot_shows_every_contender(
     assert len(labels) == len(found["cells"][speed.MAIN]["rows"])
     assert [round(patch.get_width(), 1) for patch in axes.patches[:6]] == [1500, 200, 50, 45, 10, 0.5]
     assert axes.get_xscale() == "log"
+    cpu = [float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() == "D"]
+    assert cpu == [2000, 300, 50, 70, 20, 0.5]
 
 
 def test_shrunk_frames_are_the_same_picture() -> None:

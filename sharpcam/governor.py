@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-TOO_MUCH = 0.95  # share of the time between two frames; a 95th percentile above it means that frames are late
-ROOM = 0.7  # what the next step up may take, as far as can be told
+# shares of the time between two frames
+TOO_MUCH = 0.95  # a 95th percentile above it means that frames are late
+ROOM = 0.75  # what a frame may usually take at the next step up, as far as can be told
 DOWN_AFTER_S = 2.0
 UP_AFTER_S = 15.0
 LONGEST_S = 1800.0  # that a step up is put off
@@ -52,13 +53,15 @@ class Governor:
         """The dearest first."""
         return tuple(reversed(self._steps))
 
-    def step(self, now: float, load: float) -> Step | None:
+    def step(self, now: float, usual: float, late: float) -> Step | None:
         """The step to change to, None for no change; `changed` or `drop` then tells what came of it.
 
-        `now` is in seconds of a clock that does not go back, `load` the 95th percentile of the time that a
-        frame takes at the present step, as a share of the time between two frames.
+        `now` is in seconds of a clock that does not go back; `usual` and `late` are the median and the 95th
+        percentile of the time that a frame takes at the present step, as shares of that between two frames.
+        What is late now decides about going down; what is usual about going up, for stalls of the machine
+        do not grow with what a step costs.
         """
-        direction = self._wanted(load)
+        direction = self._wanted(usual, late)
         if direction != self._direction:
             self._direction, self._since = direction, now
         patience = self._patience if direction > 0 else DOWN_AFTER_S
@@ -89,16 +92,16 @@ class Governor:
         """Nothing can be told now, such as while nobody watches: what was due has to show itself anew."""
         self._direction = 0
 
-    def _wanted(self, load: float) -> int:
+    def _wanted(self, usual: float, late: float) -> int:
         """-1 for a cheaper step, 1 for a dearer one, 0 for none of them."""
-        if load > TOO_MUCH and self._at > 0:
-            return -1
-        if self._at < len(self._steps) - 1 and self._expected_above(load) < ROOM:
+        if late > TOO_MUCH:
+            return -1 if self._at > 0 else 0
+        if self._at < len(self._steps) - 1 and self._expected_above(usual) < ROOM:
             return 1
         return 0
 
-    def _expected_above(self, load: float) -> float:
-        """The load that the next step up would be now; below it may be nothing to judge it by."""
+    def _expected_above(self, usual: float) -> float:
+        """What would be usual at the next step up; without a model there is nothing to judge it by."""
         if not self.present.cost:
             return 0.0
-        return load * self._steps[self._at + 1].cost / self.present.cost
+        return usual * self._steps[self._at + 1].cost / self.present.cost

@@ -1,8 +1,8 @@
 """The control socket: one JSON object a line in, one a line out, for programs of the same user.
 
-It lies in the user's runtime folder, which nobody else may enter. A request is `{"v": 1, "cmd": "status"}`
-with more keys as the command wants them; the answer is `{"v": 1, "ok": true, "result": ...}` or
-`{"v": 1, "ok": false, "error": "...", "hint": "..."}`.
+On Windows it is a named pipe (`sharpcam.daemon.pipe`); elsewhere it lies in the user's runtime folder, which
+nobody else may enter. A request is `{"v": 1, "cmd": "status"}` with more keys as the command wants them; the
+answer is `{"v": 1, "ok": true, "result": ...}` or `{"v": 1, "ok": false, "error": "...", "hint": "..."}`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sharpcam.errors import ControlError, DeviceBusy, SharpCamError
 from sharpcam.holding import WriterLock, check_private, runtime_folder, writer
@@ -38,6 +38,12 @@ Request = Mapping[str, Any]
 Answer = Callable[[str, Request], Any]
 
 
+class Server(Protocol):
+    """Answers until it is closed."""
+
+    def close(self) -> None: ...
+
+
 def socket_path() -> Path:
     return runtime_folder() / f"{_NAME}.sock"
 
@@ -48,13 +54,11 @@ class ControlServer:
     What `answer` returns has to be JSON's; SharpCamError and its hint go to who asked. A socket that a
     killed process left behind is replaced.
 
-    Raises ControlError when another SharpCam listens already (with its pid), the folder is not this user's
-    alone, or the system has no such sockets.
+    Raises ControlError when another SharpCam listens already (with its pid), or the folder is not this user's
+    alone.
     """
 
     def __init__(self, answer: Answer) -> None:
-        if not hasattr(socket, "AF_UNIX") or sys.platform == "win32":
-            raise ControlError("this system has no Unix sockets for Python: SharpCam cannot be controlled")
         self._answer = answer
         self._lock = _lock()  # the kernel frees it when the process dies, however that happens
         self.path = socket_path()
@@ -123,7 +127,7 @@ class ControlServer:
                         connection.sendall(_failure(f"a request is longer than {MAX_LINE} bytes"))
                         break
                     with self._counted():
-                        connection.sendall(self._reply(line))
+                        connection.sendall(reply(self._answer, line))
         finally:
             self._room.release()
 
@@ -139,23 +143,34 @@ class ControlServer:
                 self._answering -= 1
                 self._answered.notify_all()
 
-    def _reply(self, line: bytes) -> bytes:
-        try:
-            request = json.loads(line)
-        except (ValueError, RecursionError):
-            return _failure("the request is not JSON")
-        if not isinstance(request, dict) or not isinstance(request.get("cmd"), str):
-            return _failure('the request is no object with a "cmd"')
-        if request.get("v") != VERSION:
-            told = f"this SharpCam speaks version {VERSION} of the protocol, not {request.get('v')!r}"
-            return _failure(told[:200], "use the `sharpcam` that belongs to the running one, or restart it")
-        try:
-            return _line({"v": VERSION, "ok": True, "result": self._answer(request["cmd"], request)})
-        except SharpCamError as error:
-            return _failure(str(error), error.hint)
-        except Exception as error:
-            log.exception("control: %s", request["cmd"][:50])
-            return _failure(f"unexpected failure: {error}", "this is a bug in SharpCam")
+
+def serve(answer: Answer) -> Server:
+    """A server of this system's kind; raises what `ControlServer` raises."""
+    if sys.platform == "win32":
+        from sharpcam.daemon.pipe import PipeServer
+
+        return PipeServer(lambda request: reply(answer, request))
+    return ControlServer(answer)
+
+
+def reply(answer: Answer, line: bytes) -> bytes:
+    """What is sent back for one request."""
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        return _failure("the request is not JSON")
+    if not isinstance(request, dict) or not isinstance(request.get("cmd"), str):
+        return _failure('the request is no object with a "cmd"')
+    if request.get("v") != VERSION:
+        told = f"this SharpCam speaks version {VERSION} of the protocol, not {request.get('v')!r}"
+        return _failure(told[:200], "use the `sharpcam` that belongs to the running one, or restart it")
+    try:
+        return _line({"v": VERSION, "ok": True, "result": answer(request["cmd"], request)})
+    except SharpCamError as error:
+        return _failure(str(error), error.hint)
+    except Exception as error:
+        log.exception("control: %s", request["cmd"][:50])
+        return _failure(f"unexpected failure: {error}", "this is a bug in SharpCam")
 
 
 def ask(command: str, timeout: float = 5.0, **more: Any) -> Any:
@@ -164,8 +179,19 @@ def ask(command: str, timeout: float = 5.0, **more: Any) -> Any:
     Raises ControlError when none runs or it does not answer within `timeout` seconds, and with the text of
     its failure when it refuses.
     """
-    if not hasattr(socket, "AF_UNIX") or sys.platform == "win32":
-        raise ControlError("this system has no Unix sockets for Python: SharpCam cannot be controlled")
+    request = _line({"v": VERSION, "cmd": command, **more})
+    if sys.platform == "win32":
+        from sharpcam.daemon.pipe import exchange
+
+        line = exchange(request, timeout)
+        if line is None:
+            raise ControlError(*NOT_RUNNING)
+        return _result(line)
+    return _result(_exchange(request, timeout))
+
+
+def _exchange(request: bytes, timeout: float) -> bytes:
+    """The answer to one request over the Unix socket; b"" when it broke off."""
     path = socket_path()
     try:
         check_private(path.parent)
@@ -177,8 +203,8 @@ def ask(command: str, timeout: float = 5.0, **more: Any) -> Any:
         connection.settimeout(timeout)
         try:
             connection.connect(str(path))
-            connection.sendall(_line({"v": VERSION, "cmd": command, **more}))
-            line = next(_lines(connection, MAX_ANSWER), None)
+            connection.sendall(request)
+            return next(_lines(connection, MAX_ANSWER), None) or b""
         except (FileNotFoundError, ConnectionRefusedError):
             raise ControlError(*NOT_RUNNING) from None
         except TimeoutError:
@@ -186,8 +212,11 @@ def ask(command: str, timeout: float = 5.0, **more: Any) -> Any:
             raise ControlError(f"SharpCam (pid {pid}) does not answer", f"kill {pid}") from None
         except OSError as error:
             raise ControlError(f"cannot ask SharpCam at {path}: {error.strerror or error}") from None
+
+
+def _result(line: bytes) -> Any:
     try:
-        answer = json.loads(line or b"")
+        answer = json.loads(line)
         failed = not answer["ok"]
         result, error_text, hint = answer.get("result"), answer.get("error", ""), answer.get("hint", "")
     except (ValueError, KeyError, TypeError, AttributeError):

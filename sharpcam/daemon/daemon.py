@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from sharpcam import __version__
-from sharpcam.daemon.control import ControlServer, Request
+from sharpcam.daemon.control import Request, Server, serve
 from sharpcam.daemon.live_engine import Changeable, LiveEngine
 from sharpcam.daemon.notify import Notifier
 from sharpcam.daemon.openers import Openers
@@ -98,7 +98,7 @@ class Daemon:
             State.PAUSED: text_frame(*size, "Camera is paused", color),
             State.IDLE: text_frame(*size, "Camera is starting", color),  # what its next viewer sees first
         }
-        self._server: ControlServer | None = None
+        self._server: Server | None = None
         self._page = LazyPage(self.answer, pipeline)
         self._systemd = Notifier()
         self._told = ""
@@ -106,7 +106,7 @@ class Daemon:
 
     def __enter__(self) -> Self:
         try:
-            self._server = ControlServer(self.answer)
+            self._server = serve(self.answer)
         except SharpCamError as error:
             level = logging.WARNING if self._pipeline.sink.live else logging.INFO
             log.log(level, "not controllable: %s", error)
@@ -166,8 +166,8 @@ class Daemon:
         governor = self._governor
         if governor is None or (self._change is not None and self._change.is_alive()):
             return
-        now, late = self._clock(), self._engine.late_s
-        if late is None or self._engine.changing or self._machine.state is not State.LIVE:
+        now, recent = self._clock(), self._engine.recent_s
+        if recent is None or self._engine.changing or self._machine.state is not State.LIVE:
             governor.pause()
             self._load = None
             self._came = now, self._pipeline.telemetry["frames_in"]
@@ -178,8 +178,8 @@ class Daemon:
         if not rate:
             governor.pause()
             return
-        self._load = late * rate
-        if (step := governor.step(now, self._load)) is not None:
+        usual, self._load = (seconds * rate for seconds in recent)
+        if (step := governor.step(now, usual, self._load)) is not None:
             log.warning("governor from=%r to=%r load=%.2f", governor.present.name, step.name, self._load)
             self._change = threading.Thread(target=self._change_step, args=(governor, step), daemon=True)
             self._change.start()

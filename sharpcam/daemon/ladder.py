@@ -28,8 +28,8 @@ SHARE_OF_TIME, SHARE_OF_CPU = 0.65, 0.4
 class Ladder:
     """From the settings' model (or the best of its family that this machine affords) down to no model at all.
 
-    For "auto" and a live source, with more than one model in the family, what they cost is measured, or taken
-    from the cache of an earlier start. `fps` is the source's, `size` the frames'.
+    For "auto" and a live source, what the steps cost is measured, or taken from the cache of an earlier start.
+    `fps` is the source's, `size` the frames'.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class Ladder:
         smallest = family[-1]
         ways = [*((model.name, model, 1.0) for model in family)]
         ways.append((f"{smallest.name} at half size", smallest, HALF))
-        if choosing and len(family) > 1:
+        if choosing:
             costs = [self._measured(model, model.name, scale) for _, model, scale in ways]
             first = next((i for i, c in enumerate(costs[: len(family)]) if self._affords(c)), len(family) - 1)
         else:  # by their arithmetic
-            work = [(m.manifest.macs_per_pixel or 1.0) * scale**2 for _, m, scale in ways]
+            work = [(m.manifest.macs_per_pixel or 1.0) * _work(scale) for _, m, scale in ways]
             costs, first = [Cost(w, w) for w in work], 0
         found = [
             # the first may have been named by its path
@@ -130,6 +130,11 @@ def _family(first: Model, smaller_only: bool) -> list[Model]:
         if alike and told.macs_per_pixel and (told.macs_per_pixel < cost or not smaller_only):
             found.setdefault(model.name, model)
     return sorted(found.values(), key=lambda m: -(m.manifest.macs_per_pixel or 0.0))
+
+
+def _work(scale: float) -> float:
+    """Of what a model has to do at full size; scaling and adding cost as much as a tenth of `m`."""
+    return 1.0 if scale == 1.0 else scale**2 + 0.1
 
 
 def _falling(steps: Sequence[Step]) -> list[Step]:

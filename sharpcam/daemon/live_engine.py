@@ -18,7 +18,7 @@ from sharpcam.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
-RECENT_FRAMES = 45  # over which `late_s` is taken
+RECENT_FRAMES = 45  # of which `recent_s` tells
 RAMP_FRAMES = 10  # over which a new strength is reached: a jump would be seen as a flash
 
 
@@ -128,11 +128,13 @@ class LiveEngine:
     # For everybody
 
     @property
-    def late_s(self) -> float | None:
-        """The 95th percentile of the seconds that the present model took for its latest frames; None until it
-        has had some."""
+    def recent_s(self) -> tuple[float, float] | None:
+        """Median and 95th percentile of the seconds that the present model took for its latest frames; None
+        until it has had some."""
         recent = sorted(self._recent.copy())
-        return recent[math.ceil(0.95 * len(recent)) - 1] if len(recent) == RECENT_FRAMES else None
+        if len(recent) < RECENT_FRAMES:
+            return None
+        return recent[len(recent) // 2], recent[math.ceil(0.95 * len(recent)) - 1]
 
     @property
     def model(self) -> Manifest:

@@ -15,6 +15,11 @@ HALF, OFF = Step("s at half size", "s", 0.5, 300), Step("off", "", 1.0, 0)
 TICK_S, NOTICE_S = 0.1, 1.0  # a change is in the average only a second later
 
 
+def tell(governor: Governor, now: float, load: float) -> Step | None:
+    """A step of a machine on which every frame takes the same."""
+    return governor.step(now, load, load)
+
+
 def simulate(
     governor: Governor, load: Callable[[float, Step], float], hours: float = 1.0, seed: int = 1
 ) -> list[tuple[float, str]]:
@@ -24,7 +29,8 @@ def simulate(
         now = i * TICK_S
         if now < ready:
             continue
-        step = governor.step(now, load(now, governor.present) * noise.uniform(0.95, 1.05))
+        usual = load(now, governor.present)
+        step = governor.step(now, usual * noise.uniform(0.95, 1.05), usual * noise.uniform(1.0, 1.1))
         if step is not None:
             places = [governor.steps.index(s) for s in (governor.present, step)]
             assert abs(places[0] - places[1]) == 1, "one step at a time"
@@ -85,6 +91,17 @@ def test_what_would_just_fit_is_not_stepped_up_to() -> None:
     assert simulate(governor, lambda _, step: step.cost / 2_500) == [], "0.8 is too near to 0.95"
 
 
+def test_stalls_alone_neither_bring_it_back_nor_keep_it_down() -> None:
+    """One frame in ten takes much longer at the small step: that says nothing of the larger one."""
+    governor = Governor([SMALL, MIDDLE])
+    governor.changed(0.0, SMALL)
+    assert governor.step(1.0, 0.3, 0.9) is None
+    assert governor.step(1.0 + UP_AFTER_S, 0.3, 0.9) is MIDDLE
+    governor.pause()
+    assert governor.step(40.0, 0.3, 0.96) is None
+    assert governor.step(40.0 + 10 * UP_AFTER_S, 0.3, 0.96) is None, "late frames are no time to go up"
+
+
 def test_no_swinging_where_the_costs_mislead() -> None:
     """A small model so cheap that the larger one seems to fit, which it does not."""
     true = {SMALL: 0.25, MIDDLE: 1.1}
@@ -115,26 +132,26 @@ def test_a_long_good_time_forgives() -> None:
         governor.changed(now, SMALL)
         governor.changed(now + 1, MIDDLE)
     governor.changed(10_000.0, SMALL)
-    assert governor.step(10_000.0, 0.1) is None
-    assert governor.step(10_000.0 + UP_AFTER_S, 0.1) is MIDDLE
+    assert tell(governor, 10_000.0, 0.1) is None
+    assert tell(governor, 10_000.0 + UP_AFTER_S, 0.1) is MIDDLE
 
 
 def test_a_pause_starts_the_waiting_anew() -> None:
     governor = Governor([SMALL, MIDDLE])
-    assert governor.step(0.0, 2.0) is None
+    assert tell(governor, 0.0, 2.0) is None
     governor.pause()
-    assert governor.step(DOWN_AFTER_S + 1, 2.0) is None
-    assert governor.step(2 * DOWN_AFTER_S + 1, 2.0) is SMALL
+    assert tell(governor, DOWN_AFTER_S + 1, 2.0) is None
+    assert tell(governor, 2 * DOWN_AFTER_S + 1, 2.0) is SMALL
 
 
 def test_a_model_that_cannot_be_had_is_not_asked_for_again() -> None:
     governor = Governor([SMALL, MIDDLE, LARGE])
-    governor.step(0.0, 1.2)
-    assert governor.step(DOWN_AFTER_S, 1.2) is MIDDLE
+    tell(governor, 0.0, 1.2)
+    assert tell(governor, DOWN_AFTER_S, 1.2) is MIDDLE
     governor.drop(MIDDLE)
     assert governor.present is LARGE
-    governor.step(10.0, 1.2)
-    assert governor.step(10.0 + DOWN_AFTER_S, 1.2) is SMALL
+    tell(governor, 10.0, 1.2)
+    assert tell(governor, 10.0 + DOWN_AFTER_S, 1.2) is SMALL
     governor.drop(SMALL)
-    assert governor.step(100.0, 9.0) is None
-    assert governor.step(200.0, 9.0) is None
+    assert tell(governor, 100.0, 9.0) is None
+    assert tell(governor, 200.0, 9.0) is None

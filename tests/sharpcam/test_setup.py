@@ -113,9 +113,9 @@ def test_where_time_does_not_press_auto_is_the_default_and_nothing_is_measured()
     assert not costs.asked
 
 
-def test_one_model_alone_needs_no_measuring(installed: list[Any]) -> None:
+def test_one_model_alone(installed: list[Any]) -> None:
     installed[:] = [M]
-    assert names(auto(Costs())) == ["m", "m at half size", "off"]
+    assert names(auto(Costs(m=100))) == ["m", "m at half size", "off"]
 
 
 def test_each_step_has_its_engine(yuv_model: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 # shares of the time between two frames
 TOO_MUCH = 0.95  # a 95th percentile above it means that frames are late
+EASY = 0.5  # where this is usual, a late frame now and then is made up for by the next ones
 ROOM = 0.75  # what a frame may usually take at the next step up, as far as can be told
 DOWN_AFTER_S = 2.0
 UP_AFTER_S = 15.0
@@ -95,7 +96,7 @@ class Governor:
     def _wanted(self, usual: float, late: float) -> int:
         """-1 for a cheaper step, 1 for a dearer one, 0 for none of them."""
         if late > TOO_MUCH:
-            return -1 if self._at > 0 else 0
+            return -1 if usual > EASY and self._at > 0 else 0
         if self._at < len(self._steps) - 1 and self._expected_above(usual) < ROOM:
             return 1
         return 0

@@ -102,6 +102,14 @@ def test_stalls_alone_neither_bring_it_back_nor_keep_it_down() -> None:
     assert governor.step(40.0 + 10 * UP_AFTER_S, 0.3, 0.96) is None, "late frames are no time to go up"
 
 
+def test_a_late_frame_now_and_then_is_made_up_for_where_the_others_are_quick() -> None:
+    governor = Governor([SMALL, MIDDLE])
+    for now in (0.0, 100.0):
+        assert governor.step(now, 0.45, 1.5) is None
+    assert governor.step(101.0, 0.55, 1.5) is None
+    assert governor.step(101.0 + DOWN_AFTER_S, 0.55, 1.5) is SMALL
+
+
 def test_no_swinging_where_the_costs_mislead() -> None:
     """A small model so cheap that the larger one seems to fit, which it does not."""
     true = {SMALL: 0.25, MIDDLE: 1.1}

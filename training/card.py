@@ -42,8 +42,8 @@ def write_manifest(folder: Path, network: nn.Module, recipe: Recipe, content: di
     """Writes `folder`/model.toml for the graphs in `folder`, whose name is the model's: of a student, which
     takes I420 planes, or of another network, which takes RGB.
 
-    `content` is the checkpoint, and may hold `notes`, `reports` and `version` beside. Raises DataError when a
-    report is about another file.
+    `content` is the checkpoint, and may hold `notes`, `reports`, `version` and, of an RGB network,
+    `precision` beside. Raises DataError when a report is about another file.
     """
     checksum = _sha256(folder / "model.onnx")
     for name, report in content.get("reports", {}).items():
@@ -58,7 +58,7 @@ def write_manifest(folder: Path, network: nn.Module, recipe: Recipe, content: di
         "version": content.get("version", "1.0"),
         "file": "model.onnx",
         "sha256": checksum,
-        **(_student_facts(network) if isinstance(network, Student) else _rgb_facts(network)),
+        **(_student_facts(network) if isinstance(network, Student) else _rgb_facts(network, content)),
         "recipe": recipe.name,
         "teacher": teacher_line(content),
         "created": date.today(),
@@ -98,11 +98,11 @@ def _student_facts(student: Student) -> dict[str, Any]:
     }
 
 
-def _rgb_facts(network: nn.Module) -> dict[str, Any]:
+def _rgb_facts(network: nn.Module, content: dict[str, Any]) -> dict[str, Any]:
     side = 64
     return {
         "layout": "rgb",
-        "precision": "float32",
+        "precision": content.get("precision", "float32"),
         "size_multiple": 8,
         "description": (type(network).__doc__ or type(network).__name__).partition("\n")[0],
         "parameters": count_parameters(network),

@@ -182,6 +182,7 @@ def main() -> None:
     add("--data-notes", type=Path, help="TOML file with name, licence and count of the data, for the card")
     add("--evaluation", type=Path, nargs="*", default=[], help="reports of training.evaluate, for the card")
     add("--version", default="1.0", help="of the model (default: %(default)s)")
+    add("--half", action="store_true", help="RGB networks: keep the weights in float16, in half the space")
     args = parser.parse_args()
     if not re.match(NAME_PATTERN, args.out.name):
         parser.error(f"--out {args.out}: a model's name has letters, digits, dots, dashes and underscores")
@@ -190,7 +191,7 @@ def main() -> None:
 
         folder = export_rgb(
             args.checkpoint, args.out, data_notes=args.data_notes, evaluations=args.evaluation,
-            version=args.version,
+            version=args.version, half=args.half,
         )  # fmt: skip
         print(f"wrote {folder}")
         return

@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from sharpcam.files import write_whole
@@ -37,6 +38,7 @@ from training.subjects import Picture, Subject
 from training.tasks import build
 
 TUNED_ON = 1 << 21  # pixels, about, that the unsharp mask is tuned on
+SMALL = 64  # numbers: what is fewer stays float32
 PASSES = 4  # times that each held-out picture is blurred anew where the blur is a matter of chance
 
 
@@ -111,11 +113,12 @@ def export_rgb(
     data_notes: Path | None = None,
     evaluations: Iterable[Path] = (),
     version: str = "1.0",
+    half: bool = False,
 ) -> Path:
     """Writes an RGB network of a checkpoint as `folder`/model.onnx, model.toml and CARD.md; returns the folder.
 
-    The card says how long the product took for a frame here. The product has loaded and run the model before
-    it appears. Raises TrainingError, DataError, ModelError, OSError.
+    `half` keeps the weights in float16. The card says how long the product took for a frame here. The product
+    has loaded and run the model before it appears. Raises TrainingError, DataError, ModelError, OSError.
     """
     content = read_checkpoint(checkpoint)
     recipe = Recipe.model_validate(content["recipe"])
@@ -128,8 +131,11 @@ def export_rgb(
         "notes": read_notes(data_notes),
         "reports": read_reports(evaluations),
         "version": version,
+        "precision": "float16" if half else "float32",
     }
     model = rgb_graph(network)
+    if half:
+        store_half(model)
     for key, value in (("recipe", recipe.model_dump_json()), ("commit", content["commit"])):
         model.metadata_props.append(onnx.StringStringEntryProto(key=key, value=value))
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -157,3 +163,19 @@ def rgb_graph(network: nn.Module) -> onnx.ModelProto:
             input_names=["input"], output_names=["output"], dynamic_axes={"input": free, "output": free},
         )  # fmt: skip
         return onnx.load(str(file))
+
+
+def store_half(model: onnx.ModelProto) -> None:
+    """Stores the float32 weights of a graph as float16 and widens them when it is loaded: half the file, the same
+    arithmetic, which no CPU has in float16."""
+    casts = []
+    for weight in model.graph.initializer:
+        array = numpy_helper.to_array(weight)
+        if array.dtype != np.float32 or array.size < SMALL:
+            continue
+        stored = f"{weight.name}_half"
+        casts.append(helper.make_node("Cast", [stored], [weight.name], to=TensorProto.FLOAT))
+        weight.CopyFrom(numpy_helper.from_array(array.astype(np.float16), stored))
+    for number, cast in enumerate(casts):
+        model.graph.node.insert(number, cast)
+    onnx.checker.check_model(model)

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pipeline_page import FOURCCS, draw, markdown, readme
+from benchmarks.pipeline_page import FOURCCS, claims, draw, markdown, readme
 from benchmarks.room import Run
 from sharpcam.errors import DeviceNotFound, MediaError
 from sharpcam.models import find_model
@@ -87,7 +87,7 @@ def measure(run: Run) -> dict[str, Any]:
         if isinstance(rig, str):
             run.say(f"no devices: {rig}")
             found["why_no_devices"] = rig
-            return found
+            return found | {"claims": claims(found)}
         found["devices"] = {"where": rig.name}
         for fourcc in FOURCCS:
             rounds = [
@@ -98,7 +98,7 @@ def measure(run: Run) -> dict[str, Any]:
                 for n in range(told["rounds"])
             ]
             found["devices"][fourcc] = _together(rounds)
-    return found
+    return found | {"claims": claims(found)}
 
 
 def _turned(ways: Sequence[str], n: int) -> list[str]:

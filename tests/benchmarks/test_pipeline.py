@@ -60,6 +60,20 @@ def test_overhead_is_all_but_decoding_and_inference(found: dict[str, Any]) -> No
     assert pipeline_page.overhead_ratio(found, "MJPG") == [2 / 18, 3 / 19, 4 / 20]
 
 
+def test_claims_are_of_the_worse_camera(found: dict[str, Any]) -> None:
+    told = pipeline_page.claims(found)
+    assert told["overhead_over_usual_loop"] == {"YUYV": 5 / 21, "MJPG": 3 / 19}
+    assert told["overhead_at_most_a_quarter"]
+    assert told["latency_over_usual_loop"] == {"YUYV": 32 / 114, "MJPG": 32 / 114}
+    assert told["latency_lower"]
+    found["files"]["YUYV"] = {**found["files"]["YUYV"], SHARPCAM: file_rounds(25.0, 20.0)}
+    found["devices"]["MJPG"] = {**found["devices"]["MJPG"], SHARPCAM: live_rounds(105.0)}
+    told = pipeline_page.claims(found)
+    assert not told["overhead_at_most_a_quarter"], "6 of 21"
+    assert not told["latency_lower"]
+    assert pipeline_page.claims(found | {"devices": None})["latency_lower"] is None
+
+
 def test_the_page_tells_medians_and_spread(found: dict[str, Any]) -> None:
     found["devices"]["YUYV"]["about"] = {"clock_step_ms": [0.001] * 3}
     page = pipeline_page.markdown(found)
@@ -215,6 +229,6 @@ def test_a_run_measures_all_and_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert "timer ticks" in pipeline.markdown(json.loads(json.dumps(body)))
     before = len(runs)
     assert pipeline.measure(Run("pipeline", args, Journal(path, about))) == {
-        k: body[k] for k in ("ways", "files", "devices")
+        k: body[k] for k in ("ways", "files", "devices", "claims")
     }
     assert len(runs) == before, "measured before"

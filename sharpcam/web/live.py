@@ -36,7 +36,7 @@ QUALITY = 80  # of JPEG
 _BLOCK = 16  # rows that share chroma in a JPEG
 MAX_VIEWERS = 8
 STATUS_S = 0.5  # between two reports of how it goes
-SLOW_S = 5.0  # in which a viewer has to take what it asked for, and to ask again
+SLOW_S = 10.0  # in which a viewer has to take what it asked for, and to ask again
 LINGER_S = 1.0  # after the last viewer, until the pipeline is left alone
 _NICE = 5  # the meeting goes before the page
 
@@ -75,12 +75,15 @@ class Tap:
 
 
 def encode(before: Frame, after: Frame, width: int) -> bytes:
-    """One JPEG with `before` above `after`, each at most `width` pixels wide: two that cannot come apart.
+    """One JPEG with `before` above `after`, in one picture so that they cannot come apart.
 
+    Each is `MAX_WIDTH` pixels wide at most, and where `width` pixels are enough, a whole fraction of the frame:
+    other sizes take longer to make than they save.
     Four bytes stand before it: the row where `after` begins and how many rows each has, both big-endian. The
     rows between them keep the two from sharing blocks of the JPEG, and so from colouring each other.
     """
-    wide = min(width, before.width) // 2 * 2
+    fraction = max(-(-before.width // MAX_WIDTH), before.width // width, 1)
+    wide = before.width // fraction // 2 * 2
     high = max(2, round(before.height * wide / before.width / 2) * 2)
     start = (-(-high // _BLOCK) + 1) * _BLOCK
     both = np.empty((start + high, wide, 3), np.uint8)

@@ -63,7 +63,10 @@ COLORS = [Color(), Color(ColorRange.FULL, ColorMatrix.BT709)]
 
 
 @pytest.mark.parametrize("color", COLORS)
-@pytest.mark.parametrize(("width", "shown"), [(2000, (320, 180)), (320, (320, 180)), (161, (160, 90))])
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [(2000, (320, 180)), (320, (320, 180)), (161, (320, 180)), (160, (160, 90)), (100, (106, 60))],
+)
 def test_before_above_after(width: int, shown: tuple[int, int], color: Color) -> None:
     frames = Frame(*SIZE, color), Frame(*SIZE, color)
     frames[0].fill(60, 100, 150)
@@ -71,6 +74,12 @@ def test_before_above_after(width: int, shown: tuple[int, int], color: Color) ->
     for half, frame in zip(split(encode(*frames, width)), frames, strict=True):
         assert half.shape == (shown[1], shown[0], 3)
         assert np.abs(half.astype(int) - to_rgb(frame)[0, 0]).max() <= 4  # JPEG
+
+
+def test_large_frames_are_halved() -> None:
+    frame = Frame(1920, 1080)
+    frame.fill(100)
+    assert split(encode(frame, frame, 1280))[0].shape == (540, 960, 3)
 
 
 @pytest.mark.parametrize("color", COLORS)
@@ -93,8 +102,8 @@ def test_pictures_come_when_they_are_asked_for(rig: Rig) -> None:
     until(lambda: rig.camera.watcher is None, "for the pipeline to be left alone")
     for _ in range(3):  # one picture for one wish, and nothing is queued meanwhile
         assert isinstance(viewer.message(), str)
-    viewer.say("look 200")
-    assert split(viewer.picture())[1].shape == (112, 200, 3)
+    viewer.say("look 160")
+    assert split(viewer.picture())[1].shape == (90, 160, 3)
     viewer.close()
 
 

@@ -58,11 +58,16 @@ export function takesFiles(zone, input, taken) {
   });
 }
 
+// Whether a model is too costly for live pictures: multiply-accumulates per pixel.
+export function isSlow(model) {
+  return model.macs_per_pixel > 50_000;
+}
+
 // Boxes to choose models by, all chosen at first but those that take long.
 export function modelBoxes(place, models) {
   const boxes = models.map((model) => {
     const cost = model.macs_per_pixel / 1000;
-    const slow = cost > 50;
+    const slow = isSlow(model);
     const note = slow ? `${cost.toFixed(0)} kMAC/px, slow` : `${cost.toFixed(1)} kMAC/px`;
     const box = el("input", { type: "checkbox", value: model.name, checked: !slow });
     place.append(el("label", {}, box, el("span", {}, model.name, " ", el("small", {}, cost ? note : ""))));

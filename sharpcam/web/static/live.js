@@ -1,7 +1,7 @@
 // The live picture with its split, the settings, and how it goes.
 
 import { post } from "./api.js";
-import { $, attempt, el } from "./dom.js";
+import { $, attempt, el, isSlow } from "./dom.js";
 
 const KEPT = 120; // reports in the graph: a minute
 const QUIET_MS = 1500; // for which a setting that was just changed is not overwritten by an older report
@@ -21,10 +21,12 @@ export class Live {
   #status = null;
   #latencies = [];
   #changed = new Map(); // setting -> until when reports do not count
+  #orders = Promise.resolve(); // one after another: two at once could arrive in either order
   #strength = 1; // to come back to
 
   constructor(about) {
-    for (const model of about.models) $("model").append(el("option", { value: model.name }, model.name));
+    const names = about.models.filter((model) => !isSlow(model)).map((model) => model.name);
+    for (const name of ["auto", ...names]) $("model").append(el("option", { value: name }, name));
     this.#listenSplit();
     this.#listenSettings();
     document.addEventListener("visibilitychange", () => this.#follow());
@@ -144,14 +146,14 @@ export class Live {
     $("latency").textContent = status.fps ? status.latency_ms.toFixed(1) : "–";
     $("dropped").textContent = status.dropped;
     $("clients").textContent = status.clients ?? "–";
-    $("source").textContent = `${status.source} → ${status.sink}, ${status.provider}`;
-    if (status.strength > 0) this.#strength = status.strength;
+    $("source").textContent = `${status.step ?? status.model} on ${status.provider}: ${status.source} → ${status.sink}`;
     this.#follows("strength", () => {
+      if (status.strength > 0) this.#strength = status.strength;
       $("strength").value = status.strength;
       $("on").checked = status.strength > 0;
       this.#tellStrength();
     });
-    this.#follows("model", () => this.#tellModel(status.model));
+    this.#follows("model", () => this.#tellModel(status.governor === "on" ? "auto" : status.model));
     this.#follows("split", () => { $("meeting-split").checked = status.split; });
     this.#follows("mirror", () => { $("mirror").checked = status.mirror; });
     $("mirror").closest("label").hidden = status.mirror === undefined;
@@ -220,18 +222,24 @@ export class Live {
 
   #listenSettings() {
     const set = (key, value) => {
-      this.#changed.set(key, performance.now() + QUIET_MS);
-      return attempt(() => post("set", { key, value: String(value) }));
+      this.#changed.set(key, Infinity);
+      this.#orders = this.#orders.then(async () => {
+        await attempt(() => post("set", { key, value: String(value) }));
+        this.#changed.set(key, performance.now() + QUIET_MS);
+      });
+      return this.#orders;
     };
     let late;
     $("strength").addEventListener("input", () => {
       this.#tellStrength();
-      this.#changed.set("strength", performance.now() + QUIET_MS);
+      this.#changed.set("strength", Infinity);
+      if ($("strength").value > 0) this.#strength = $("strength").value;
       $("on").checked = $("strength").value > 0;
       clearTimeout(late); // what a drag passes by need not be set
       late = setTimeout(() => set("strength", $("strength").value), 80);
     });
     $("on").addEventListener("change", () => {
+      clearTimeout(late);
       $("strength").value = $("on").checked ? this.#strength : 0;
       this.#tellStrength();
       set("strength", $("strength").value);

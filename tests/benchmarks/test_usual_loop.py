@@ -88,6 +88,42 @@ def test_it_shows_what_sharpcam_shows(twin: Path) -> None:
         assert psnr(after, should) > psnr(before, should) + 4
 
 
+class Port:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class Echo:
+    """A network whose states grow by one every time, and which remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.given: list[dict[str, Any]] = []
+
+    def get_inputs(self) -> list[Port]:
+        return [Port(name) for name in ("rgb", "state_y", "state_uv")]
+
+    def get_outputs(self) -> list[Port]:
+        return [Port(name) for name in ("rgb_out", "state_uv_out", "state_y_out")]
+
+    def run(self, names: list[str], feeds: dict[str, Any]) -> list[Any]:
+        self.given.append(feeds)
+        results = {"rgb_out": feeds["rgb"] * 2} | {f"{n}_out": feeds[n] + 1 for n in ("state_y", "state_uv")}
+        return [results[name] for name in names]
+
+
+def test_states_go_from_frame_to_frame() -> None:
+    echo = Echo()
+    network = Network(echo)  # type: ignore[arg-type]
+    network.start(np.full((4, 8, 3), 128, np.uint8))
+    rgb = np.ones((1, 3, 4, 8), np.float32)
+    assert all((network(rgb) == 2).all() for _ in range(3))
+    luma = 126  # grey of 128 in limited range
+    assert [feeds["state_y"].mean() for feeds in echo.given] == [luma, luma + 1, luma + 2]
+    assert [feeds["state_uv"].mean() for feeds in echo.given] == [128, 129, 130]
+    assert echo.given[0]["state_y"].shape == (1, 1, 4, 8)
+    assert echo.given[0]["state_uv"].shape == (1, 2, 2, 4)
+
+
 def test_the_meter_leaves_nothing_out() -> None:
     meter = Meter()
     before = time.process_time_ns()

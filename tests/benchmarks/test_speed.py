@@ -273,6 +273,8 @@ def test_a_whole_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_m
     assert rows["m"]["gops"] == pytest.approx(2 * macs / 0.5 / 1e6, rel=0.01)
     peak = cell["peaks"]["uint8"]["gops"]
     assert peak == max(p["gops"] for p in cell["peak_candidates"].values() if p["precision"] == "uint8")
+    cpu_peak = max(p["cpu_gops"] for p in cell["peak_candidates"].values() if p["precision"] == "uint8")
+    assert rows["m"]["cpu_share_of_peak"] == pytest.approx(rows["m"]["cpu_gops"] / cpu_peak, abs=1e-3)
     assert rows["m"]["share_of_peak"] == pytest.approx(rows["m"]["gops"] / peak, abs=1e-3)
     assert rows["big"]["gops"] == pytest.approx(20 * macs / rows["big"]["ms"]["p50"] / 1e6, rel=0.02)
     assert "gops" not in rows["filter"]

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sharpcam.errors import ModelError
 from sharpcam.manifest import NAME_PATTERN
 from training.checkpoint import load_average, origin, read_checkpoint
 from training.data import Clips, ClipSpec, Source, scan
@@ -37,6 +38,7 @@ from training.weights import load_weights
 __all__ = ["Job", "add_arguments", "load_teacher", "main", "prepare", "run", "teacher_origin"]
 
 VALIDATION_FRAMES, VALIDATION_SEED = 8, 777
+PUBLISHED_RESTORMER = Network(kind="restormer")  # recipes have smaller ones, for machines without a GPU
 
 
 def add_arguments(parser: argparse.ArgumentParser, recipe: str) -> None:
@@ -193,9 +195,24 @@ def load_teacher(recipe: Recipe, weights: Path) -> nn.Module:
         teacher = build(Network(**content["recipe"]["network"]))
         load_average(teacher, weights)
     else:
-        teacher = build(recipe.teacher)
-        load_weights(teacher, weights)
+        teacher = _published_teacher(recipe.teacher, weights)
     return teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _published_teacher(network: Network, weights: Path) -> nn.Module:
+    """The network of a recipe, or else Restormer as published, with the weights of a file. Raises ModelError."""
+    teacher = build(network)
+    try:
+        load_weights(teacher, weights)
+    except ModelError as first:
+        if network.kind != PUBLISHED_RESTORMER.kind:
+            raise
+        teacher = build(PUBLISHED_RESTORMER)
+        try:
+            load_weights(teacher, weights)
+        except ModelError:
+            raise first from None
+    return teacher
 
 
 def teacher_origin(teacher: nn.Module, weights: Path) -> dict[str, Any]:

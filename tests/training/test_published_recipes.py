@@ -17,6 +17,7 @@ import torch
 from made_data import drawn, write_pair, write_picture
 
 from sharpcam.engine import Engine
+from sharpcam.errors import ModelError
 from sharpcam.frame import Frame
 from sharpcam.models import find_model
 from training import card, distill
@@ -26,7 +27,7 @@ from training.export import main as export_main
 from training.metrics import psnr
 from training.networks.published import PUBLISHED
 from training.published import export_rgb, rgb_graph
-from training.recipe import load_recipe
+from training.recipe import Network, load_recipe
 from training.tasks import build, make_task
 
 TINY_TEACHER = "{dim=8, num_blocks=[1,1,1,1], num_refinement_blocks=1, heads=[1,1,1,1]}"
@@ -168,6 +169,25 @@ def test_what_is_not_there_is_not_replaced(
         assert not (tmp_path / "out").exists()  # before a teacher is trained for hours
 
 
+def test_the_published_restormer_teaches_where_it_is_given(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is another size than the recipes' own, and comes as {"params": ...}."""
+    options = {"dim": 8, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 2, "heads": [1, 1, 1, 1]}
+    monkeypatch.setattr(distill, "PUBLISHED_RESTORMER", Network(kind="restormer", options=options))
+    official = build(Network(kind="restormer", options=options))
+    torch.save({"params": official.state_dict()}, tmp_path / "motion_deblurring.pth")
+    recipe = load_recipe("restormer-cnn")
+    teacher = distill.load_teacher(recipe, tmp_path / "motion_deblurring.pth")
+    for name, weight in official.state_dict().items():
+        assert torch.equal(teacher.state_dict()[name], weight)
+    torch.save({"x": torch.zeros(1)}, tmp_path / "other.pth")  # the first, which names the recipe's network
+    with pytest.raises(ModelError, match=r"other\.pth does not fit Restormer"):
+        distill.load_teacher(recipe, tmp_path / "other.pth")
+    with pytest.raises(ModelError, match=r"does not fit EnhancedUNet"):
+        distill.load_teacher(load_recipe("unet-lightunet"), tmp_path / "motion_deblurring.pth")
+
+
 def test_portraits_are_wanted_by_name(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert distilled("unet-lightunet", data, tmp_path / "out", "--set", "data.only='celeba'") == 1
     assert "whose path contains 'celeba'" in capsys.readouterr().err
@@ -207,7 +227,8 @@ def test_graphs_are_the_networks_at_any_size(kind: str) -> None:
 
 
 def test_a_checkpoint_can_be_exported_again(data: Path, tmp_path: Path) -> None:
-    assert distilled("resnet18-cnn", data, tmp_path / "run") == 0
+    assert distilled("resnet18-cnn", data, tmp_path / "run", "--measure", 2) == 0
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["pairs"] == 2
     checkpoint = tmp_path / "run" / "last.pt"
     assert command(export_main, checkpoint, "--out", tmp_path / "again") == 0
     one, two = (find_model(tmp_path / n).manifest for n in ("run/resnet18-cnn", "again"))

@@ -32,11 +32,7 @@ def load_rooms() -> dict[str, Room]:
     for package in NEEDED:
         if importlib.util.find_spec(package) is None:
             raise ConfigError(f"the benchmarks need {package}", "run: pip install '.[benchmarks]'")
-    return {
-        name: cast(Room, importlib.import_module(f"benchmarks.{name}"))
-        for name in (*ROOMS, *ON_REQUEST)
-        if importlib.util.find_spec(f"benchmarks.{name}")
-    }
+    return {name: cast(Room, importlib.import_module(f"benchmarks.{name}")) for name in (*ROOMS, *ON_REQUEST)}
 
 
 def arguments(rooms: dict[str, Room], argv: Sequence[str] | None) -> argparse.Namespace:

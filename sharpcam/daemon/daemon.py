@@ -93,7 +93,8 @@ class Daemon:
         self._loading = threading.Lock()
         self._change: threading.Thread | None = None
         self._counts = Counter[tuple[str, str]]()  # state changes and governor steps, by where they led
-        size, color = pipeline.sink.size, pipeline.source.color
+        # in the sink's own colours, if it has some: it would convert them anew each time
+        size, color = pipeline.sink.size, getattr(pipeline.sink, "color", pipeline.source.color)
         self._texts = {
             State.PAUSED: text_frame(*size, "Camera is paused", color),
             State.IDLE: text_frame(*size, "Camera is starting", color),  # what its next viewer sees first

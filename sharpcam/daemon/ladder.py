@@ -106,14 +106,9 @@ class Ladder:
             log.warning("measuring, once, how fast this machine is with model=%s scale=%g", model.name, scale)
             engine = self._engine(spec, scale)
             try:
-                cost = measure(engine, self._size)
+                return measure(engine, self._size)
             finally:
                 engine.close()
-            if (
-                engine.provider == Provider.CPU
-            ):  # waiting for a core that others use is no cost of the model's
-                return Cost(min(cost.seconds, cost.cpu_seconds), cost.cpu_seconds)
-            return cost
 
         return self._calibration.cost(about, run)
 

@@ -115,10 +115,15 @@ def _label(about: dict[str, Any]) -> str:
 
 
 def gain_dots(found: Found, path: Path) -> Path:
-    """For each set, what everything gains over the input, in dB of PSNR."""
-    from benchmarks.quality import STILL, kinds, title
+    """For each set, what everything gains over the input, in dB of PSNR.
 
-    sets = dict(reversed(found["sets"].items()))
+    Sets that are sharp already have no dB to gain, and would squeeze all others: they are in the tables alone.
+    """
+    from benchmarks.quality import STILL, kinds, title
+    from training.metrics import CEILING
+
+    soft = {n: one for n, one in found["sets"].items() if one["report"]["input"]["psnr"] < CEILING}
+    sets = dict(reversed(soft.items()))
     names = dict.fromkeys(k for one in found["sets"].values() for k in kinds(one["report"]))
     subjects = [k for k in names if k != "input" and not k.endswith(STILL)]
     colors = dict(zip(subjects, ("#999999", "#000000", *COLORS[:5], COLORS[6]) * 2, strict=False))

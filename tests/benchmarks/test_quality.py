@@ -286,6 +286,8 @@ def test_plots(found: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Monkey
     figures: list[Any] = []
     write = plots.write
     monkeypatch.setattr(plots, "write", lambda figure, path: (figures.append(figure), write(figure, path))[1])
+    sharp = {"pairs": 2, "clip": False, "input": block(60), "m": block(50, -10.0), "overshoot": {}}
+    found["sets"]["sharp"] = {"clip": False, "pictures": 2, "of": 2, "report": sharp}
     assert [path.name for path in quality.draw(found, tmp_path)] == ["quality-gains.png"]
     (axes,) = figures[0].axes
     dots = {

@@ -127,7 +127,7 @@ def write_card(folder: Path, recipe: Recipe, content: dict[str, Any]) -> None:
     rows = data_rows(content)
     rgb = manifest["layout"] == "rgb"
     sections = [
-        f"# {manifest['name']} {manifest['version']}\n\n{_what(manifest)}",
+        f"# {manifest['name']} {manifest['version']}\n\n{_what(manifest, recipe.task == 'pictures')}",
         f"![The test card: as a soft webcam sees it, sharpened, and the truth]({STRIP})\n\n"
         "The program's own test card, from left to right: as a soft, noisy webcam sees it; sharpened by this"
         " model; the truth. It was not trained on it.",
@@ -141,11 +141,12 @@ def write_card(folder: Path, recipe: Recipe, content: dict[str, Any]) -> None:
     (folder / "CARD.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
 
-def _what(manifest: dict[str, Any]) -> str:
+def _what(manifest: dict[str, Any], pictures: bool) -> str:
     if manifest["layout"] == "rgb":
+        report = ", which follows a published report (see training/PUBLISHED.md)"
         return (
-            f"{manifest['description']} Trained by the recipe `{manifest['recipe']}`, which follows a published"
-            " report (see training/PUBLISHED.md); it takes and gives RGB pictures, float32 in 0..1."
+            f"{manifest['description']} Trained by the recipe `{manifest['recipe']}`"
+            f"{report if pictures else ''}; it takes and gives RGB pictures, float32 in 0..1."
         )
     state = (
         " It remembers the frame before, calmed, and so takes noise and flicker away with the softness;"

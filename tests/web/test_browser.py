@@ -226,8 +226,8 @@ def test_pause_shows_a_placeholder_and_nothing_old(app: App) -> None:
     assert app.chrome.run(blank)
     assert app.status()["state"] == "paused"
     app.chrome.click("#pause")
+    app.chrome.until("document.getElementById('veil').hidden")
     app.frames()
-    assert app.chrome.run("document.getElementById('veil').hidden")
 
 
 def test_nobody_looks_while_another_tab_is_seen(app: App) -> None:

@@ -354,7 +354,8 @@ def test_a_run_that_went_on_otherwise_says_so() -> None:
 
 def test_differences_are_those_that_were_made() -> None:
     assert differences(RECIPE, load_recipe("sharpcam")) == {
-        "network.options.depth": 0, "network.options.gate": 16, "train.steps": 40, "loss.edge": 0.25,
+        "network.options.channels": 32, "network.options.depth": 0, "network.options.gate": 16,
+        "train.steps": 40, "loss.edge": 0.25,
     }  # fmt: skip
     assert differences(RECIPE, RECIPE) == {}
 
@@ -374,7 +375,7 @@ def test_the_card_says_it_all_and_shows_it(made: tuple[Path, Student]) -> None:
         f"{student.macs_per_pixel() * 1280 * 720 / 1e9:.2f} billion",
         teacher_line(facts),
         "commit: c0ffee",
-        "seed 0, 40 steps of 8 clips, 2.0 hours",
+        "seed 0, 40 steps of 10 clips, 2.0 hours",
         "| webcam | 8 | 30.12 | 30.50 | 31.00 | 0.8000 | 0.8100 | 0.8500 | 2.50 to 1.25 |",
         "| Unsplash photos | 39 pictures | Unsplash licence | training |",
         rebuild(RECIPE, facts, "tiny"),

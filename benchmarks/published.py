@@ -132,10 +132,11 @@ def _measured(run: Run) -> dict[str, Any]:
     folders: dict[str, Path] = {}
     for system in _chosen(run.args):
         place = run.args.published_runs / system.name
+        rows = found.setdefault(system.name, {})
         if system.teacher:
-            run.step(f"{system.name}: teacher", partial(train_teacher, run, system, place))
+            work = partial(train_teacher, run, system, place)
+            rows["teacher"] = run.step(f"{system.name}: teacher", work)
         for kind in ("student", *STUDENTS):
-            rows = found.setdefault(system.name, {})
             rows[kind] = run.step(f"{system.name}: {kind}", partial(train, run, system, place, kind))
             folders[f"{system.name}:{kind}"] = place / kind / system.name
         shutil.copytree(
@@ -267,7 +268,7 @@ def table(found: Found, name: str) -> str:
     lines = [HEADER]
     lines.append(f"| input | | | | {_figures(report['input'])} | | {reported.get('input', '')} |")
     lines.append(f"| best unsharp mask | | | | {_figures(report['unsharp'])} | | |")
-    if "teacher" in report:
+    if "teacher" in rows:
         one = rows["teacher"]
         size = f"{one['parameters']:,} | {one['macs_per_pixel'] / 1e3:.1f} | "
         figures = f"{_figures(report['teacher'])} | {one['steps']:,} | {reported.get('teacher', '')}"

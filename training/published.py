@@ -76,6 +76,8 @@ def measure(
         subjects["teacher"] = teacher
     tuned_on = min(8, 1 + TUNED_ON // pictures.whole(0)[1][..., 0].size)
     found = evaluate(pairs, subjects, tuned_on=tuned_on, samples=SAMPLES)
+    if teacher is not None:
+        found.report["teacher"].pop("checkpoint", None)  # no paths in reports
     report = {"set": f"{pictures.spec.protocol}, held out", **found.report}
     write_whole(out / "results.json", (json.dumps(report, indent=2) + "\n").encode())
     write_whole(out / "results.csv", csv_text(found.rows).encode())
@@ -88,7 +90,7 @@ class _Kept:
 
     def __init__(self, subject: Subject, paths: Iterable[Path]) -> None:
         self._subject, self._paths = subject, iter(paths)
-        self.facts = {k: v for k, v in subject.facts.items() if k != "checkpoint"}  # no paths in reports
+        self.facts = {k: v for k, v in subject.facts.items() if k != "checkpoint"}
 
     def restart(self) -> None:
         self._subject.restart()

@@ -124,6 +124,38 @@ def test_a_small_run_from_pictures_to_the_page(
     card._test_card.cache_clear()
 
 
+def test_teachers_are_in_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With trainings that take no time: every system gives a page with all of its rows."""
+    model = found()["systems"]["unet-resunet"]
+    trained: list[tuple[str, str]] = []
+
+    def train(run: Any, system: published.System, place: Path, kind: str) -> dict[str, Any]:
+        trained.append((system.name, kind))
+        (place / kind / system.name).mkdir(parents=True)
+        return dict(model[kind])
+
+    def train_teacher(run: Any, system: published.System, place: Path) -> dict[str, Any]:
+        trained.append((system.name, "teacher"))
+        return dict(model["teacher"])
+
+    monkeypatch.setattr(published, "train", train)
+    monkeypatch.setattr(published, "train_teacher", train_teacher)
+    monkeypatch.setattr(published, "cost", lambda folders, rounds: dict.fromkeys(folders, 10.0))
+    arguments = [
+        "published", "--data", str(tmp_path), "--out", str(tmp_path), "--published", str(tmp_path / "models"),
+        "--published-runs", str(tmp_path / "runs"),
+    ]  # fmt: skip
+    assert frame.main(arguments) == 0
+    body = json.loads((tmp_path / "published.json").read_text())
+    for system in published.SYSTEMS:
+        rows = body["systems"][system.name]
+        assert ("teacher" in rows) == bool(system.teacher)
+        assert {"student", "s", "m", "l"} <= rows.keys()
+        wanted = ["teacher"] * bool(system.teacher) + ["student", "s", "m", "l"]
+        assert [kind for name, kind in trained if name == system.name] == wanted
+        assert f"## {system.name}" in (tmp_path / "published.md").read_text()
+
+
 def test_without_pictures_there_is_nothing_to_train_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

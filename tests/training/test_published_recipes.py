@@ -126,7 +126,9 @@ def test_from_a_folder_of_pictures_to_a_model_that_runs(
     text = (folder / "CARD.md").read_text()
     assert " ms of CPU for a frame of 1280x720, on one thread" in text
     assert "training/PUBLISHED.md" in text
-    assert str(data) not in text + (folder / "model.toml").read_text() + (out / "results.json").read_text()
+    told = text + (folder / "model.toml").read_text() + (out / "results.json").read_text()
+    assert str(data) not in told
+    assert str(tmp_path) not in told
     engine = Engine.load(folder, (64, 48), provider="cpu", threads=1)
     frame, answer = Frame(64, 48), Frame(64, 48)
     frame.fill(100)

@@ -62,14 +62,15 @@ def test_float_twin_does_what_the_model_does_state_included(frames: list[Frame])
     model = find_model("m")
     ours = outputs(InEngine(model, frames, 1))
     twin = FloatTwin(model, frames, 1)
-    assert max(distance(ours, outputs(twin))) < 0.8
+    near = max(distance(ours, outputs(twin)))
+    assert near < 0.25
     assert twin.inference_ms is not None
     assert twin.inference_ms > 0
     # it matters: the input is further away, and so is the answer to the same frame without a past
     seen = [frames[n % 3].buffer.astype(int) for n in range(4)]
     assert min(distance(ours, seen)) > 1.5
     fresh = outputs(FloatTwin(model, frames[2:], 1), 1)
-    assert distance(ours[2:3], fresh)[0] > 0.8
+    assert distance(ours[2:3], fresh)[0] > 1.4 * near
 
 
 @pytest.mark.parametrize("precision", ["uint8", "float32"])

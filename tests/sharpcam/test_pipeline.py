@@ -531,7 +531,7 @@ def test_lost_camera_comes_back(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
     assert pipeline.telemetry["reconnects"] == 1
     assert 12 in sink.sent  # frame 11 was shown while the camera was away
     assert sink.calls == ["close"]
-    pauses = [record.args[-1] for record in caplog.records if "next try" in record.msg and record.args]  # type: ignore[index]
+    pauses = [record.args[-1] for record in caplog.records if "next_try_s" in record.msg and record.args]  # type: ignore[index]
     assert pauses == pytest.approx([0.02, 0.03, 0.03, 0.03])
     assert nothing_leaked(pipeline)
 

@@ -377,7 +377,7 @@ def test_what_is_no_student_is_refused(tmp_path: Path, calibration: Clips) -> No
 
 
 def test_command_line_errors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def call(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["training.export", *arguments])
@@ -386,10 +386,12 @@ def test_command_line_errors(
         return int(caught.value.code or 0), capsys.readouterr().err.strip().splitlines()[-1]
 
     done = call(str(tmp_path / "no.pt"), "--out", str(tmp_path / "m"), "--data", str(tmp_path))
+    assert done == (1, f"training: no checkpoint {tmp_path / 'no.pt'}")
+    done = call(str(checkpoint), "--out", str(tmp_path / "m"), "--data", str(tmp_path))
     assert done == (1, f"training: no pictures or videos below {tmp_path}")
-    code, line = call(str(tmp_path / "no.pt"), "--out", str(tmp_path / "a model"), "--data", str(tmp_path))
+    code, line = call(str(checkpoint), "--out", str(tmp_path / "a model"), "--data", str(tmp_path))
     assert code == 2
     assert "a model's name has letters" in line
-    code, line = call(str(tmp_path / "no.pt"), "--out", str(tmp_path / "m"))
+    code, line = call(str(checkpoint), "--out", str(tmp_path / "m"))
     assert code == 2
     assert "say what to calibrate on" in line

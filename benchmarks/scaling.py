@@ -303,8 +303,8 @@ def memory(told: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
             now = time.monotonic()
             with contextlib.suppress(OSError):  # it is just ending
                 tasks, files = (len(os.listdir(f"/proc/{program.pid}/{what}")) for what in ("task", "fd"))
-                if resident := resident_mb(program.pid):
-                    rows.append((round(now - began, 1), round(resident, 2), tasks, files))
+                if resident := round(resident_mb(program.pid), 2):  # nothing yet, just after the fork
+                    rows.append((round(now - began, 1), resident, tasks, files))
             if now - said > 60:
                 said = now
                 say(f"  {rows[-1][0]:.0f} s: {rows[-1][1]:.0f} MB")

@@ -147,7 +147,7 @@ def test_starting_goes_through_its_stages() -> None:
 def test_memory_of_a_real_run() -> None:
     found = scaling.memory({**TOLD, "size": [256, 192], "memory_s": 3.0}, print)
     assert 50 < found["settled_mb"] < 1000
-    assert found["samples"][0][0] == 0
+    assert found["samples"][0][0] < 3
     assert all(row[1] > 0 for row in found["samples"])
     assert found["threads"][0] >= 4
     assert "ended: duration" in found["summary"]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from sharpcam.daemon.live_engine import AroundEngine
 from sharpcam.engine import Engine
 from sharpcam.frame import Frame, check_size, show_left_half
 from sharpcam.manifest import Manifest
 
 
-class ScaledEngine:
+class ScaledEngine(AroundEngine):
     """Sharpens a picture of a smaller size, and adds what changed there, enlarged, to the full picture.
 
     So fine detail stays as it came, and what is a little coarser is sharpened. `engine` is made for frames of
@@ -19,28 +20,14 @@ class ScaledEngine:
 
     def __init__(self, engine: Engine, size: tuple[int, int]) -> None:
         check_size(*size)
-        self._engine, self._size = engine, size
+        self._engine: Engine = engine
         self._small, self._sharp = Frame(*engine.size), Frame(*engine.size)
         self.split = False
-        self.model: Manifest = engine.model
-        self.provider, self.threads = engine.provider, engine.threads
 
     @property
     def description(self) -> str:
         width, height = self._engine.size
         return f"{self._engine.description} at {width}x{height}"
-
-    @property
-    def run_ns(self) -> int:
-        return self._engine.run_ns
-
-    @property
-    def run_cpu_ns(self) -> int:
-        return self._engine.run_cpu_ns
-
-    @property
-    def workers_cpu_ns(self) -> int:
-        return self._engine.workers_cpu_ns
 
     @property
     def strength(self) -> float:

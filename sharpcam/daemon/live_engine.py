@@ -25,10 +25,16 @@ RAMP_FRAMES = 10  # over which a new strength is reached: a jump would be seen a
 class Changeable(Protocol):
     """What is needed of an Engine."""
 
-    model: Manifest
-    provider: str
-    threads: int
     split: bool
+
+    @property
+    def model(self) -> Manifest: ...
+
+    @property
+    def provider(self) -> str: ...
+
+    @property
+    def threads(self) -> int: ...
 
     @property
     def run_ns(self) -> int: ...
@@ -49,24 +55,22 @@ class Changeable(Protocol):
     def close(self) -> None: ...
 
 
-class LiveEngine:
-    """Passes frames to an engine whose strength, split view and model may change from any thread.
+class AroundEngine:
+    """What an engine around another one tells of the one inside, at this moment."""
 
-    A new strength is reached in `RAMP_FRAMES` equal steps. For a new model the strength goes down to 0 like
-    that, the model takes over, and the strength goes up again; the old one is closed by the thread that used
-    it. With `mirror` the picture is turned left to right before anything else.
-    """
+    _engine: Changeable
 
-    def __init__(self, engine: Changeable) -> None:
-        self.mirror = False
-        self._engine = engine
-        self._next: Changeable | None = None
-        self._strength = engine.strength  # what is wanted, and where the ramp goes to unless a model waits
-        self._left = 0  # frames until the ramp is at its end
-        self._recent: deque[float] = deque(maxlen=RECENT_FRAMES)  # seconds
-        self._lock = threading.Lock()
+    @property
+    def model(self) -> Manifest:
+        return self._engine.model
 
-    # For the sharpening thread
+    @property
+    def provider(self) -> str:
+        return self._engine.provider
+
+    @property
+    def threads(self) -> int:
+        return self._engine.threads
 
     @property
     def run_ns(self) -> int:
@@ -93,6 +97,26 @@ class LiveEngine:
     @property
     def fallbacks(self) -> int:
         return getattr(self._engine, "fallbacks", 0)
+
+
+class LiveEngine(AroundEngine):
+    """Passes frames to an engine whose strength, split view and model may change from any thread.
+
+    A new strength is reached in `RAMP_FRAMES` equal steps. For a new model the strength goes down to 0 like
+    that, the model takes over, and the strength goes up again; the old one is closed by the thread that used
+    it. With `mirror` the picture is turned left to right before anything else.
+    """
+
+    def __init__(self, engine: Changeable) -> None:
+        self.mirror = False
+        self._engine = engine
+        self._next: Changeable | None = None
+        self._strength = engine.strength  # what is wanted, and where the ramp goes to unless a model waits
+        self._left = 0  # frames until the ramp is at its end
+        self._recent: deque[float] = deque(maxlen=RECENT_FRAMES)  # seconds
+        self._lock = threading.Lock()
+
+    # For the sharpening thread
 
     @property
     def allocate(self) -> Allocate:
@@ -135,18 +159,6 @@ class LiveEngine:
         if len(recent) < RECENT_FRAMES:
             return None
         return recent[len(recent) // 2], recent[math.ceil(0.95 * len(recent)) - 1]
-
-    @property
-    def model(self) -> Manifest:
-        return self._engine.model
-
-    @property
-    def provider(self) -> str:
-        return self._engine.provider
-
-    @property
-    def threads(self) -> int:
-        return self._engine.threads
 
     @property
     def description(self) -> str:

@@ -23,7 +23,7 @@ class Brighter:
         self.got: list[Frame] = []
         self.size, self.model, self.provider, self.threads = (32, 24), engine.model, "cpu", 1
         self.run_ns = self.run_cpu_ns = self.workers_cpu_ns = 7
-        self.strength, self.description = 1.0, "inner"
+        self.strength, self.description, self.fallbacks = 1.0, "inner", 0
 
     def process(self, frame: Frame, out: Frame) -> None:
         self.got.append(frame)
@@ -106,3 +106,12 @@ def test_passing_passes(inner: Engine, picture: Callable[..., Frame]) -> None:
     assert (out.sequence, out.captured_ns) == (3, frame.captured_ns)
     assert (passing.model, passing.threads, passing.run_ns) == (inner.model, 2, 0)
     passing.close()
+
+
+def test_what_it_tells_is_of_the_moment(inner: Engine) -> None:
+    """A GPU may be lost while pictures pass: the engine inside goes on on the CPU, and counts it."""
+    brighter = Brighter(inner, 0)
+    engine = ScaledEngine(brighter, SIZE)  # type: ignore[arg-type]
+    assert engine.fallbacks == 0
+    brighter.provider, brighter.fallbacks = "elsewhere", 1
+    assert (engine.provider, engine.fallbacks) == ("elsewhere", 1)

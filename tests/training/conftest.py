@@ -1,5 +1,9 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
+
+from training import card
 
 
 @pytest.fixture(autouse=True)
@@ -13,3 +17,13 @@ def one_thread() -> None:
 
 # and for what modules compute while they are collected
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def small_strip(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The card's picture in a size that slow networks do in no time."""
+    card._test_card.cache_clear()
+    monkeypatch.setattr(card, "STRIP_SIZE", (192, 112))
+    monkeypatch.setattr(card, "STRIP_CROPS", ((70, 20, 40, 32), (120, 30, 40, 16)))
+    yield
+    card._test_card.cache_clear()

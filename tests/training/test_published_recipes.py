@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from sharpcam.engine import Engine
 from sharpcam.errors import ModelError
 from sharpcam.frame import Frame
 from sharpcam.models import find_model
-from training import card, distill
+from training import distill
 from training.checkpoint import load_average, read_checkpoint
 from training.errors import TrainingError, run
 from training.export import main as export_main
@@ -29,6 +28,8 @@ from training.networks.published import PUBLISHED
 from training.published import export_rgb, rgb_graph
 from training.recipe import Network, load_recipe
 from training.tasks import build, make_task
+
+pytestmark = pytest.mark.usefixtures("small_strip")
 
 TINY_TEACHER = "{dim=8, num_blocks=[1,1,1,1], num_refinement_blocks=1, heads=[1,1,1,1]}"
 RECIPES: dict[str, list[str]] = {
@@ -53,16 +54,6 @@ def make_data(root: Path) -> Path:
     for i in range(2):
         write_pair(root, f"val/other{i}/blur/{i}.png", f"val/other{i}/sharp/{i}.png", (56, 64), 30 + i)
     return root
-
-
-@pytest.fixture(autouse=True)
-def small_strip(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The card's picture in a size that these networks do in no time."""
-    card._test_card.cache_clear()
-    monkeypatch.setattr(card, "STRIP_SIZE", (192, 112))
-    monkeypatch.setattr(card, "STRIP_CROPS", ((70, 20, 40, 32), (120, 30, 40, 16)))
-    yield
-    card._test_card.cache_clear()
 
 
 def command(module: Any, *arguments: object) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import pytest
 import torch
 
 from sharpcam.models import find_model
-from training import card
 from training.checkpoint import State, save_checkpoint
 from training.loop import Average, make_optimizer
 from training.networks.restormer import Restormer
@@ -63,16 +61,6 @@ def test_small_numbers_stay_as_they_are() -> None:
     after = {w.name: w for w in half.graph.initializer}
     assert small
     assert all(after[name] == weight for name, weight in small.items())
-
-
-@pytest.fixture
-def small_strip(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The card's picture in a size that takes no time."""
-    card._test_card.cache_clear()
-    monkeypatch.setattr(card, "STRIP_SIZE", (192, 112))
-    monkeypatch.setattr(card, "STRIP_CROPS", ((70, 20, 40, 32), (120, 30, 40, 16)))
-    yield
-    card._test_card.cache_clear()
 
 
 @pytest.mark.usefixtures("small_strip")

@@ -290,7 +290,7 @@ def stopwatch(command: list[str], lines: dict[str, str] | None = None) -> Watche
 
 
 def memory(told: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
-    """Resident memory, threads and open files of `sharpcam run` on the test card, once a second."""
+    """Resident memory, threads and open files of `sharpcam run` on the test card, once a second or oftener."""
     size = f"{told['size'][0]}x{told['size'][1]}"
     run = [sys.executable, "-m", "sharpcam", "run", "--source", "testcard", "--sink", "null", "--size", size]
     how = ["--model", told["model"], "--provider", "cpu", "--threads", "1"]
@@ -308,14 +308,14 @@ def memory(told: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
             if now - said > 60:
                 said = now
                 say(f"  {rows[-1][0]:.0f} s: {rows[-1][1]:.0f} MB")
-            time.sleep(1.0)
+            time.sleep(min(1.0, seconds / 30))
         output.seek(0)
         text = output.read().strip()
-    if program.returncode or len(rows) < 3:
+    running = [row for row in rows if row[2] >= _THREADS]  # neither beginning nor ending
+    if program.returncode or not running:
         raise MediaError(f"sharpcam run did not work: {text[-600:]}")
-    begun = next((row[0] for row in rows if row[2] >= _THREADS), 0.0)
-    # the last row may be of a process that is ending
-    settled = [row for row in rows[:-1] if row[0] > begun + min(SETTLE_S, seconds / 3)] or rows[:-1]
+    begun = running[0][0]
+    settled = [row for row in running if row[0] > begun + min(SETTLE_S, seconds / 3)] or running
     part = max(1, len(settled) // 10)
     every = max(1, len(rows) // 300)
     return {

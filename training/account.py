@@ -213,13 +213,17 @@ def _command(program: str, recipe: Recipe, content: dict[str, Any], out: str) ->
         f"--set {shlex.quote(f'{k}={_toml(v)}')}" for k, v in differences(recipe, base).items()
     )
     data = ((content.get("provenance") or [{}])[0].get("data")) or {}
-    clips, source, lines = data.get("clips", {}), "--data DIR", ""
-    if packed := data.get("packed"):
-        source = f"--packed runs/{packed['file']} --data DIR"
-        lines = (
-            f"python -m training.data pack --data DIR --out runs/{packed['file']} --clips {packed['count']}"
-            f" --frames {clips['frames']} --crop {clips['crop']} --seed {clips['seed']}\n"
-        )
+    singles = data.get("singles") or {}
+    if singles.get("packed") == data.get("packed"):
+        singles = {}
+    source, lines = "--data DIR", ""
+    for option, origin in (("--packed-singles", singles), ("--packed", data)):
+        if packed := origin.get("packed"):
+            clips, source = origin["clips"], f"{option} runs/{packed['file']} {source}"
+            lines += (
+                f"python -m training.data pack --data DIR --out runs/{packed['file']} --clips {packed['count']}"
+                f" --frames {clips['frames']} --crop {clips['crop']} --seed {clips['seed']}\n"
+            )
     if content.get("step", 0) < recipe.train.steps and not recipe.train.stop_after:
         lines += f"# stopped at step {content['step']:,}:\n"
     command = f"{lines}python -m training.{program} --recipe {name} {source} --out {out}"

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +29,7 @@ __all__ = [
     "ClipSpec",
     "Clips",
     "DataError",
+    "Interleaved",
     "Library",
     "Source",
     "orient",
@@ -89,6 +91,13 @@ class Clips:
         clips.origin["packed"] = {"file": path.name, "count": len(packed), "first": facts.get("first", 0)}
         return clips
 
+    def singles(self) -> Clips:
+        """The same scenes as clips of one frame; of packed ones the first frame."""
+        clips = Clips(self.library, replace(self.spec, frames=1))
+        clips.packed = None if self.packed is None else self.packed[:, :, :1]
+        clips.lenses, clips.fresh, clips.origin = self.lenses, self.fresh, dict(self.origin)
+        return clips
+
     def batch(self, indices: Iterable[int]) -> tuple[Array, Array]:
         """(degraded, truth), each (B, T, H * 3 // 2, W).
 
@@ -112,6 +121,28 @@ class Clips:
             soft.append(orient(a, turn))
             sharp.append(orient(b, turn))
         return np.stack(soft), np.stack(sharp)
+
+
+class Interleaved:
+    """Clips in most steps, single frames in a share of them.
+
+    A sharpener that only ever follows a memory comes to count on a calmed picture, and serves the first frame,
+    and whatever moves, the worse for it. Frames have no neighbours to pay for, so there are twice as many.
+    """
+
+    def __init__(self, clips: Source, singles: Source, share: float, batch: int) -> None:
+        self.clips, self.singles, self.share, self.size = clips, singles, share, batch
+        self.origin: dict[str, Any] = clips.origin | {"singles": singles.origin}
+
+    def batch(self, indices: Iterable[int]) -> tuple[Array, Array]:
+        """A step's share of samples, which come from one source: its number within the run says from which."""
+        numbers = list(indices)
+        step = numbers[0] // self.size
+        before, after = math.floor(step * self.share), math.floor((step + 1) * self.share)
+        if after == before:
+            return self.clips.batch(i - before * self.size for i in numbers)
+        first = [2 * (i - (step - before) * self.size) for i in numbers]
+        return self.singles.batch(k for i in first for k in (i, i + 1))
 
 
 def orient(clip: Array, turn: int) -> Array:

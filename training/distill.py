@@ -26,7 +26,7 @@ from torch import nn
 from sharpcam.errors import ModelError
 from sharpcam.manifest import NAME_PATTERN
 from training.checkpoint import load_average, origin, read_checkpoint
-from training.data import Clips, ClipSpec, Source, scan
+from training.data import Clips, ClipSpec, Interleaved, Source, scan
 from training.errors import DataError, RecipeError, TrainingError, run
 from training.loop import refuse_overwriting, train
 from training.networks.student import Student
@@ -47,6 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser, recipe: str) -> None:
     add("--recipe", default=recipe, help="a name in training/recipes, or a .toml file")
     add("--data", type=Path, help="folder of pictures, videos and pairs (see training/library.py)")
     add("--packed", type=Path, help="read clips from this file instead of making them from --data")
+    add(
+        "--packed-singles",
+        type=Path,
+        help="single frames for data.singles (default: first frames of the clips)",
+    )
     add("--packed-validation", type=Path, help="the same for the clips that measure")
     add("--steps", type=int)
     add("--batch", type=int)
@@ -80,15 +85,21 @@ class Job:
     resume: bool
     workers: int
     features: dict[str, Path] = field(default_factory=dict)  # files of `training.weights`
+    singles: Clips | None = None
 
     def train(self, task: Task, teacher: dict[str, Any] | None = None, validation_clips: int = 32) -> None:
         """Trains `task`; `teacher` is what the checkpoints say of who taught."""
-        provenance: dict[str, Any] = {"teacher": teacher, "data": self.clips.origin}
+        data = self.recipe.data
+        clips: Source = self.clips
+        if data.singles and isinstance(clips, Clips):
+            singles = self.singles or clips.singles()
+            clips = Interleaved(clips, singles, data.singles, self.recipe.train.batch)
+        provenance: dict[str, Any] = {"teacher": teacher, "data": clips.origin}
         if self.start_from and not self.resume:
             content = load_average(task.student, self.start_from)
             provenance["started_from"] = origin(self.start_from, content)
         train(
-            task, self.recipe, self.clips, self.validation, self.out, resume=self.resume,
+            task, self.recipe, clips, self.validation, self.out, resume=self.resume,
             workers=self.workers, validation_clips=validation_clips, provenance=provenance,
         )  # fmt: skip
 
@@ -116,8 +127,14 @@ def prepare(args: argparse.Namespace) -> Job:
         clips = source(args.data, recipe)
     else:
         raise DataError("say where the pictures are: --data DIR (or --packed FILE)")
-    if isinstance(clips, Clips):
-        clips.lenses, clips.fresh = recipe.data.lenses, recipe.data.fresh
+    singles = Clips.open_packed(args.packed_singles) if args.packed_singles else None
+    if singles and (singles.spec.frames > 1 or not recipe.data.singles):
+        raise DataError(
+            "--packed-singles is for packed clips of 1 frame, in a recipe with data.singles above 0"
+        )
+    for made in (clips, singles):
+        if isinstance(made, Clips):
+            made.lenses, made.fresh = recipe.data.lenses, recipe.data.fresh
     validation: Source | None = None
     if args.packed_validation:
         validation = Clips.open_packed(args.packed_validation)
@@ -129,7 +146,8 @@ def prepare(args: argparse.Namespace) -> Job:
     if args.threads:
         torch.set_num_threads(args.threads)
     out = args.out or Path("runs") / recipe.name
-    return Job(recipe, clips, validation, out, args.start_from, args.resume, max(1, args.workers), features)
+    workers = max(1, args.workers)
+    return Job(recipe, clips, validation, out, args.start_from, args.resume, workers, features, singles)
 
 
 def source(root: Path, recipe: Recipe, validation: bool = False) -> Clips | Pictures:

@@ -384,7 +384,7 @@ class WeightedLoss(nn.Module):
         """The total, and each term's unweighted value, detached.
 
         Pictures (B, C, H, W), or clips (B, T, C, H, W), whose frames all terms but temporal ones see one by one;
-        `y` and `uv` are differences of planes.
+        `y` and `uv` are differences of planes. Of clips of a single frame the temporal ones say nothing.
         Raises ValueError when a term's tensor is not given.
         """
         given = {
@@ -403,6 +403,8 @@ class WeightedLoss(nn.Module):
             if missing:
                 raise ValueError(f"loss {name!r} was not given: {', '.join(missing)}")
             arguments = [given[what] for what in term.takes]
+            if name.startswith("temporal") and all(a.dim() == 5 and a.shape[1] == 1 for a in arguments):  # type: ignore[union-attr]
+                continue
             if not name.startswith("temporal"):
                 arguments = [
                     a.flatten(0, 1) if isinstance(a, Tensor) and a.dim() == 5 else a for a in arguments

@@ -33,7 +33,7 @@ class Teacher(Network):
 
 
 class Data(Section):
-    """The first six are for clips, from a simulated webcam; the others for single pictures, which one of
+    """The first seven are for clips, from a simulated webcam; the others for single pictures, which one of
     `training.protocols` makes."""
 
     frames: int = Field(default=6, ge=1, description="frames per clip")
@@ -43,6 +43,9 @@ class Data(Section):
         default=0.0, ge=0, le=1, description="share of clips whose camera is a soft lens alone"
     )
     fresh: float = Field(default=0.0, ge=0, le=1, description="share of packed clips seen by another camera")
+    singles: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the steps that see single frames instead of clips"
+    )
     taught: float = Field(default=0.25, gt=0, le=1, description="share of a batch that the teacher looks at")
     protocol: Literal["webcam", "pairs", "faces", "gaussian"] = "webcam"
     side: int = Field(default=0, ge=0, description="side of a whole picture; 0 leaves it as it is")

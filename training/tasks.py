@@ -182,7 +182,8 @@ def _uint8(rgb: Tensor) -> NDArray[np.uint8]:
 
 
 class ClipTask(Task):
-    """The recurrent student on clips, with a frozen RGB teacher beside it where the recipe has one.
+    """The recurrent student on clips, with a frozen RGB teacher beside it where the recipe has one; in the
+    steps that see single frames (`data.singles`) the temporal losses have nothing to say.
 
     The teacher sees one frame of each clip (it costs many times the student); its word fades out along a
     cosine, so that the truth has the last word; with the loss `distill` it counts only where it is nearer to
@@ -198,6 +199,8 @@ class ClipTask(Task):
             raise RecipeError("loss 'temporal' compares frames: data.frames has to be 2 or more")
         taught = {name: weight for name, weight in recipe.loss.items() if needs_teacher(name)}
         own = {name: weight for name, weight in recipe.loss.items() if name not in taught}
+        if recipe.data.singles and all(n.startswith("temporal") for n, w in own.items() if w):
+            raise RecipeError("data.singles is for a recipe with a loss against the truth of single frames")
         self.taught = WeightedLoss(taught) if teacher is not None and any(taught.values()) else None
         self.loss = weighted(own, features) if any(own.values()) or self.taught is None else None
 

@@ -299,6 +299,21 @@ def test_the_printed_commands_train_this_very_recipe() -> None:
     assert export.startswith("python -m training.export runs/sharpcam/last.pt --out models/NAME")
 
 
+def test_a_pack_of_single_frames_is_part_of_the_commands() -> None:
+    singles = {
+        "clips": DATA["clips"] | {"frames": 1, "seed": 2},
+        "packed": DATA["packed"] | {"file": "one.npy"},
+    }
+    told = entry(TEACHER)
+    told["data"] = DATA | {"singles": singles}
+    _, first, second, distill, _ = rebuild(RECIPE, content(told)).splitlines()
+    assert " --out runs/one.npy --clips 5000 --frames 1 --crop 128 --seed 2" in first
+    assert " --out runs/clips.npy --clips 5000 --frames 6 " in second
+    assert " --packed runs/clips.npy --packed-singles runs/one.npy --data DIR " in distill
+    told["data"] = DATA | {"singles": DATA}  # the first frames of the clips
+    assert "singles" not in rebuild(RECIPE, content(told)).replace("data.singles", "")
+
+
 def test_a_loss_that_the_shipped_recipe_has_gained_is_taken_away() -> None:
     other = RECIPE.model_copy(update={"loss": {"l1": 2.0}})
     command = rebuild(other, content(entry(None))).splitlines()[1]

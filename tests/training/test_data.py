@@ -15,7 +15,7 @@ from made_data import drawn, write_pair, write_picture, write_pictures, write_vi
 import training.clips
 import training.library
 from training.clips import ClipSpec, make_clip, screen
-from training.data import Clips, orient, pack
+from training.data import Clips, Interleaved, orient, pack
 from training.degrade import as_float, from_i420, to_i420
 from training.library import (
     DataError,
@@ -473,6 +473,44 @@ def test_another_camera_for_the_same_truth(folder: Path, tmp_path: Path) -> None
     assert not np.array_equal(again[3], clips.batch([3 + 6 * 8])[0][0])  # eight turns later: a new camera
     clips.lenses, clips.fresh = 0.5, 0.5  # lenses first, cameras for the rest: nothing as it was packed
     assert all(not np.array_equal(a, b) for a, b in zip(clips.batch(range(6))[0], soft, strict=True))
+
+
+def numbered(count: int, frames: int) -> Clips:
+    """A pack whose clip i holds nothing but the grey level i."""
+    clips = Clips(Library(), ClipSpec(frames, 32))
+    values = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1, 1)
+    clips.packed = np.broadcast_to(values, (count, 2, frames, 48, 32))
+    return clips
+
+
+@pytest.mark.parametrize(("share", "wanted"), [(0.5, "cscscscs"), (0.25, "cccscccs"), (0.75, "csss" * 2)])
+def test_single_frames_take_their_share_of_the_steps(share: float, wanted: str) -> None:
+    both = Interleaved(numbered(200, 3), numbered(200, 1), share, 4)
+    drawn: dict[str, list[int]] = {"c": [], "s": []}
+    kinds = ""
+    for step in range(len(wanted)):
+        numbers = range(step * 4, step * 4 + 4)
+        soft, sharp = both.batch(numbers)
+        assert np.array_equal(soft, sharp)
+        kinds += "c" if soft.shape[1] == 3 else "s"
+        drawn[kinds[-1]] += soft[:, 0, 0, 0].tolist()
+        # one process of two makes its half of the same batch
+        halves = [both.batch(numbers[:2]), both.batch(numbers[2:])]
+        assert np.array_equal(np.concatenate([a for a, _ in halves]), soft)
+    assert kinds == wanted
+    assert drawn["c"] == list(range(len(drawn["c"])))  # nothing is left out and nothing comes twice
+    assert drawn["s"] == list(range(len(drawn["s"])))
+    assert len(drawn["s"]) == 8 * kinds.count("s")
+
+
+def test_first_frames_stand_in_for_single_ones(folder: Path, tmp_path: Path) -> None:
+    pack(scan(folder), SPEC, 3, tmp_path / "p.npy")
+    clips = Clips.open_packed(tmp_path / "p.npy")
+    for alone, whole in zip(clips.singles().batch(range(5)), clips.batch(range(5)), strict=True):
+        assert np.array_equal(alone, whole[:, :1])
+    assert clips.singles().origin == clips.origin
+    made = Clips(scan(folder), SPEC).singles()
+    assert made.batch([2])[0].shape == (1, 1, 48, 32)
 
 
 def test_a_pack_that_fails_leaves_nothing(tmp_path: Path) -> None:

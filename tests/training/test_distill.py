@@ -124,9 +124,11 @@ def test_3_the_run_is_resumed(command: Command, data: Path, runs: Path) -> None:
 
 def test_4_a_second_stage_starts_from_the_first(command: Command, data: Path, runs: Path) -> None:
     pack(scan(data), ClipSpec(2, 32, seed=4), 4, runs / "clips.npy")
+    pack(scan(data), ClipSpec(1, 32, seed=5), 3, runs / "singles.npy")
     code, _, err = command(
-        "distill", "--packed", runs / "clips.npy", "--out", runs / "second", "--steps", 1, *TINY, *STUDENT,
+        "distill", "--packed", runs / "clips.npy", "--out", runs / "second", "--steps", 2, *TINY, *STUDENT,
         "--no-teacher", "--start-from", runs / "s" / "last.pt", "--workers", 2, "--name", "second",
+        "--packed-singles", runs / "singles.npy", "--set", "data.singles=0.5",
     )  # fmt: skip
     assert (code, err) == (0, "")
     (entry,) = read_checkpoint(runs / "second" / "last.pt")["provenance"]
@@ -134,6 +136,7 @@ def test_4_a_second_stage_starts_from_the_first(command: Command, data: Path, ru
     assert entry["started_from"]["step"] == 3
     assert len(entry["started_from"]["sha256"]) == 64
     assert entry["data"]["packed"]["count"] == 4
+    assert entry["data"]["singles"]["packed"]["count"] == 3
     # the teacher of the first stage is in these weights, too
     assert find_model(runs / "second" / "second").manifest.teacher.startswith("recipe teacher, step 2")
 
@@ -196,6 +199,7 @@ def test_starting_from_means_the_averaged_weights(tmp_path: Path, monkeypatch: p
         ([], "say where the pictures are: --data DIR (or --packed FILE)"),
         (["--data", "{tmp}/gone"], "data folder {tmp}/gone does not exist"),
         (["--data", "{tmp}"], "no pictures or videos below {tmp}"),
+        (["--data", "{data}", "--packed-singles", "{tmp}/gone.npy"], "no packed clips {tmp}/gone.json"),
         (["--packed", "{tmp}/gone.npy"], "no packed clips {tmp}/gone.json: write them with"),
         (["--recipe", "sharpkam", "--data", "{data}"], "no recipe 'sharpkam'; known: "),
         (["--set", "train.stepz=3", "--data", "{data}"], "train.stepz: this key is not known"),

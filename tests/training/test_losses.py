@@ -382,6 +382,7 @@ def test_terms_of_planes_need_no_rgb_and_take_clips_frame_by_frame() -> None:
     assert total.item() == pytest.approx(sum(p.item() for p in parts.values()), rel=1e-6)
     frames = losses.psnr_planes(y.flatten(0, 1), uv.flatten(0, 1))
     assert parts["psnr_planes"].item() == pytest.approx(frames.item())
+    assert set(loss(y=y[:, :1], uv=uv[:, :1])[1]) == {"psnr_planes", "charbonnier_planes"}
     with pytest.raises(ValueError, match="was not given: y, uv"):
         loss(pictures(1), pictures(2))
 

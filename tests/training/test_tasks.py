@@ -16,7 +16,7 @@ from sharpcam.frame import Frame
 from sharpcam.stills import sharpen_picture
 from training import degrade
 from training.errors import RecipeError
-from training.losses import charbonnier, distillation
+from training.losses import charbonnier, charbonnier_planes, distillation
 from training.networks.student import Conv
 from training.networks.vgg import VGG16Features
 from training.recipe import Recipe, load_recipe
@@ -102,6 +102,17 @@ def test_a_step_is_by_its_number_and_sees_a_few_frames() -> None:
     assert torch.equal(first, task(clips, 3)[0])
     assert first.item() == pytest.approx(float(parts["charbonnier"]))
     assert len({round(task(clips, step)[0].item(), 7) for step in range(12)}) > 1
+
+
+def test_single_frames_begin_without_memory_and_have_no_flicker() -> None:
+    losses = {"charbonnier_planes": 1.0, "temporal_planes": 0.5}
+    task, (soft, sharp) = make_task(recipe_of(loss=losses, data__singles=0.5)), batch(frames=1)
+    total, parts = task((soft, sharp), 3)
+    assert set(parts) == {"charbonnier_planes"}
+    y, uv = task.student.clip(*planes(soft))  # type: ignore[operator]
+    wanted = charbonnier_planes(y[:, 0] - planes(sharp)[0][:, 0], uv[:, 0] - planes(sharp)[1][:, 0])
+    assert total.item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert set(task(batch(), 3)[1]) == set(losses)
 
 
 def test_the_loss_is_of_the_restored_clip() -> None:
@@ -237,6 +248,7 @@ def test_the_teacher_learns_from_single_frames() -> None:
         ("sharpcam", {"loss": {"sharpness": 1.0}}, ConfigError, "unknown loss 'sharpness'"),
         ("sharpcam", {"loss": {"distill": 1.0}}, ConfigError, "no loss has a weight above 0"),
         ("sharpcam", {"loss": {"l1": 1.0, "temporal": 1.0}, "data__frames": 1}, RecipeError, "2 or more"),
+        ("sharpcam", {"loss": {"temporal": 1.0}, "data__singles": 0.5}, RecipeError, "data.singles is for"),
         ("sharpcam", {"loss": {"vgg16": 1.0}}, ConfigError, "needs the file of vgg16's weights"),
         ("teacher", {"loss": {"temporal": 1.0}}, RecipeError, "cannot have the loss 'temporal'"),
         ("teacher", {"loss": {"l1_teacher": 1.0}}, RecipeError, "cannot have the loss 'l1_teacher'"),

@@ -213,7 +213,8 @@ class ClipTask(Task):
         rng = np.random.default_rng((self.seed, step))
         start = int(rng.integers(max(1, soft.shape[1] - self.frames + 1)))
         soft, sharp = (c[:, start : start + self.frames] for c in (soft, sharp))
-        first = int(rng.integers(max(1, soft.shape[1] - KEPT + 1)))
+        # the later of two draws: a memory is worth most after some frames, and live it has thousands
+        first = int(rng.integers(max(1, soft.shape[1] - KEPT + 1), size=2).max())
         keep = slice(first, first + KEPT)
         y, uv = planes(soft)
         out = tuple(p.float() for p in self.student.clip(y, uv, keep))  # type: ignore[operator]

@@ -65,13 +65,13 @@ def test_usb_camera(answer: Answer, scenario: str, mode: str) -> None:
 def test_the_newest_picture_wins_after_a_pause(answer: Answer) -> None:
     seen = answer("usb_troubles")["pause"]
     assert 15 < seen["lost"] < 60, "a second's pictures were lost, and are counted"
-    assert seen["age_ms"] < 100
+    assert seen["age_ms"] < 500, "not the oldest, which had waited for a second"
 
 
 def test_a_hanging_camera_gives_time_outs(answer: Answer) -> None:
     seen = answer("usb_troubles")["hang"]
     assert not seen["came"]
-    assert 0.4 < seen["took_s"] < 2
+    assert 0.4 < seen["took_s"] < 4
     assert seen["again"], "it wakes and goes on"
 
 

@@ -26,6 +26,7 @@ Restart=on-failure
 RestartSec=1
 FileDescriptorStoreMax=1
 RestartPreventExitStatus=2
+SuccessExitStatus=130
 TimeoutStopSec=15
 WatchdogSec=60
 UMask=0077

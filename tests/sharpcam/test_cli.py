@@ -337,12 +337,13 @@ def test_signals_end_it_cleanly(
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_before_the_first_frame(
-    camera: Camera, sink: Sink, monkeypatch: pytest.MonkeyPatch, model: tuple[object, ...]
+    number: int, camera: Camera, sink: Sink, monkeypatch: pytest.MonkeyPatch, model: tuple[object, ...]
 ) -> None:
     def dark(frame: Frame, timeout: float) -> bool:
         if not camera.next:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         camera.next += 1
         time.sleep(timeout)
         return False

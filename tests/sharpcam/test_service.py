@@ -62,6 +62,7 @@ def test_install_writes_the_unit_and_starts_it(systemctl: Path, tmp_path: Path) 
     text = file.read_text()
     assert f'ExecStart={sys.executable} -P -m sharpcam run --wait --config "{settings}"\n' in text
     assert "Type=notify\n" in text
+    assert "SuccessExitStatus=130\n" in text, "stopped before the first frame, it has not failed"
     assert "NoNewPrivileges=yes\n" in text
     name = "--user {} sharpcam.service"
     assert asked(systemctl) == ["--user daemon-reload", name.format("enable"), name.format("restart")]

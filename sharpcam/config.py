@@ -165,7 +165,7 @@ def save_setting(file: Path, key: str, value: float | bool | str) -> Path:
     import tomlkit  # here: no other command needs it
     from tomlkit.exceptions import TOMLKitError
 
-    from sharpcam.files import write_whole
+    from sharpcam.files import write_error, write_whole
 
     file = file.expanduser().resolve()  # a link to a file elsewhere stays one
     table, _, name = key.partition(".")
@@ -177,7 +177,10 @@ def save_setting(file: Path, key: str, value: float | bool | str) -> Path:
         raise ConfigError(f"cannot read {file}: {error}", "nothing was saved") from None
     except (TOMLKitError, TypeError) as error:
         raise ConfigError(f"{file} is not a settings file: {error}", "sharpcam config check") from None
-    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(file.parent, error) from error
     write_whole(file, text.encode())
     return file
 

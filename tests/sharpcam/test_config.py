@@ -7,7 +7,7 @@ import pytest
 
 import sharpcam.config
 from sharpcam.config import CameraConfig, Config, ModelConfig, OutputConfig, load_config, save_setting
-from sharpcam.errors import ConfigError
+from sharpcam.errors import ConfigError, MediaError
 
 
 @pytest.fixture(autouse=True)
@@ -224,6 +224,12 @@ def test_a_linked_file_stays_a_link(tmp_path: Path) -> None:
     save_setting(link, "model.strength", 1.0)
     assert link.is_symlink()
     assert "strength = 1.0" in real.read_text()
+
+
+def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "a file").touch()
+    with pytest.raises(MediaError, match="its folder is a file"):
+        save_setting(tmp_path / "a file" / "sharpcam" / "c.toml", "model.strength", 1.0)
 
 
 @pytest.mark.parametrize("text", ["[model", "model = 3\n", "\xff"])

@@ -296,7 +296,7 @@ class Daemon:
         return "\n".join(lines) + "\n"
 
     def _set(self, key: Any, value: Any, save: bool) -> dict[str, Any]:
-        if key not in SETTINGS:
+        if not isinstance(key, str) or key not in SETTINGS:
             raise ControlError(f'"{str(key)[:50]}" cannot be set', f"there are {', '.join(SETTINGS)}")
         if save and self._save is None:
             raise ControlError("this SharpCam has no settings file to save to")
@@ -311,7 +311,7 @@ class Daemon:
         if key == "strength":
             try:
                 self._engine.strength = float(value)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 if isinstance(error, SharpCamError):
                     raise
                 raise ControlError("strength should be a number from 0 (off) to 1 (full)") from None
@@ -333,13 +333,12 @@ class Daemon:
         if self._ladder is None or not isinstance(name, str) or (name not in names and name != AUTO):
             known = ", ".join([AUTO, *names]) if names else "none is installed"
             raise ControlError(f'there is no model "{str(name)[:50]}"', f"known models: {known}")
-        self._governor = None  # who names a model wants just that one
         with self._loading:
             steps = self._ladder.steps(name)
             self._engine.change_to(self._ladder.load(steps[0]))
             self._steps, self._step = steps, steps[0]
-            if name == AUTO and self._pipeline.source.live:
-                self._governor = Governor(steps)
+            # who names a model wants just that one
+            self._governor = Governor(steps) if name == AUTO and self._pipeline.source.live else None
         return name
 
     def _switch_governor(self, on: bool) -> None:

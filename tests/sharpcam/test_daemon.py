@@ -348,6 +348,7 @@ def test_nothing_changes_where_it_cannot_be_saved() -> None:
         ("strength", "nan", "out of range"),
         ("strength", "much", "should be a number"),
         ("strength", None, "should be a number"),
+        pytest.param("strength", 10**400, "should be a number", id="huge"),
         ("strength", [], "should be a number"),
         ("split", "yes", "on or off"),
         ("split", {}, "on or off"),
@@ -359,6 +360,7 @@ def test_nothing_changes_where_it_cannot_be_saved() -> None:
         ("governor", True, "governor should be on or off"),
         ("device", "/dev/video0", "cannot be set"),
         (None, "1", "cannot be set"),
+        (["strength"], "1", "cannot be set"),
     ],
 )
 def test_settings_that_cannot_be(key: Any, value: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -545,6 +547,26 @@ def test_a_model_that_somebody_sets_stays_until_the_governor_is_switched_on(
         seconds(rig, 10)
         told = ask("status")
         assert (told["model"], told["step"], told["governor"]) == ("a", "a", "off"), "back to what was wanted"
+
+
+def test_a_model_that_cannot_be_had_leaves_the_governor_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharpcam.daemon.daemon, "find_models", lambda: ([SimpleNamespace(name="a")], []))
+    rig = governed()
+    Slow(rig, monkeypatch, a=0.2, b=0.05)
+    load = rig.load
+
+    def damaged(step: Step) -> Inner:
+        raise SharpCamError("its checksum is wrong")
+
+    with rig:
+        rig.tick()
+        rig.load = damaged  # type: ignore[method-assign]
+        with pytest.raises(ControlError, match="checksum"):
+            ask("set", key="model", value="a")
+        assert ask("status")["governor"] == "on"
+        rig.load = load  # type: ignore[method-assign]
+        seconds(rig, 5 + int(DOWN_AFTER_S) + 3)
+        assert ask("status")["step"] == "b"
 
 
 def test_set_model_auto_governs_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,7 @@ def _common(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell what happens, on stderr.")] = False,
 ) -> None:
     handler, level = _StderrHandler(), logging.WARNING
-    if os.environ.get("JOURNAL_STREAM"):  # systemd keeps what we say: what happened belongs there, too
+    if to_journal():  # systemd keeps what we say: what happened belongs there, too
         handler.setFormatter(_JournalFormatter("%(message)s module=%(name)s"))
         level = logging.INFO
     else:
@@ -96,6 +96,16 @@ def _common(
     root = logging.getLogger("sharpcam")
     root.handlers = [handler]
     root.setLevel(logging.DEBUG if verbose else level)
+
+
+def to_journal() -> bool:
+    """Whether stderr is systemd's journal: in a terminal that systemd started, the variable alone tells of another
+    stream (systemd.exec(5))."""
+    try:
+        told = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError, AttributeError):  # closed, no file, or none (pythonw)
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{told.st_dev}:{told.st_ino}"
 
 
 class _JournalFormatter(logging.Formatter):

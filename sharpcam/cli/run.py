@@ -15,6 +15,7 @@ from typing import Any
 
 import cv2
 
+from sharpcam.cli import to_journal
 from sharpcam.config import Config
 from sharpcam.daemon.daemon import Daemon
 from sharpcam.daemon.ladder import Ladder
@@ -159,7 +160,9 @@ class _Status:
         self._pipeline, self._engine = pipeline, engine
         self._live: Any = None
         self._state = "live"
-        self._next = time.monotonic() + (0 if sys.stderr.isatty() else _PLAIN_EVERY_S)
+        # the journal gets what happens, and systemd the state: it would be full of lines that say nothing new
+        first = 0 if sys.stderr.isatty() else float("inf") if to_journal() else _PLAIN_EVERY_S
+        self._next = time.monotonic() + first
 
     def __enter__(self) -> None:
         if sys.stderr.isatty():
@@ -178,10 +181,11 @@ class _Status:
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + (_LIVE_EVERY_S if self._live else _PLAIN_EVERY_S)
-        if self._live:
-            self._live.update(self.line(), refresh=True)
-        else:
-            print(self.line(), file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # nobody reads it any more: the meeting goes on
+            if self._live:
+                self._live.update(self.line(), refresh=True)
+            else:
+                print(self.line(), file=sys.stderr, flush=True)
 
     def line(self) -> str:
         numbers, (fps, latency_ms) = self._pipeline.telemetry, self._pipeline.telemetry.recent()

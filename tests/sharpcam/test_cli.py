@@ -8,9 +8,10 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,9 @@ def sink() -> Sink:
 
 
 @pytest.fixture(autouse=True)
-def fakes(camera: Camera, sink: Sink, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+def fakes(
+    camera: Camera, sink: Sink, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[dict[str, Any]]:
     """`sharpcam run` gets the fake camera and sink; the user has no settings of their own."""
     seen: dict[str, Any] = {}
 
@@ -113,7 +116,11 @@ def fakes(camera: Camera, sink: Sink, monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(sharpcam.cli.run, "open_source", open_source)
     monkeypatch.setattr(sharpcam.cli.run, "open_sink", lambda *_: sink)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
-    return seen
+    with tempfile.TemporaryDirectory(
+        prefix="sc-"
+    ) as folder:  # short enough for a socket, and of this test alone
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        yield seen
 
 
 @pytest.fixture
@@ -247,7 +254,7 @@ def test_ctrl_c_before_the_first_frame_is_130(
 def test_for_the_journal_there_are_levels_and_what_happened(
     fakes: dict[str, Any], monkeypatch: pytest.MonkeyPatch, model: tuple[object, ...]
 ) -> None:
-    monkeypatch.setenv("JOURNAL_STREAM", "8:1234")
+    monkeypatch.setattr(sharpcam.cli, "to_journal", lambda: True)
     _, _, err = run("run", *model, "--frames", 1)
     lines = [line for line in err.splitlines() if line.startswith("<")]
     assert any(re.match(r"<6>control listening path=\S+ module=sharpcam.daemon.control$", li) for li in lines)
@@ -257,6 +264,22 @@ def test_for_the_journal_there_are_levels_and_what_happened(
         .format(logging.LogRecord("sharpcam.x", logging.ERROR, "", 0, "two\nlines", None, None))
         == "<3>two | lines module=sharpcam.x"
     )
+
+
+def test_only_the_stream_that_systemd_names_is_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "journal").open("w") as file:
+        monkeypatch.setattr(sys, "stderr", file)
+        facts = os.fstat(file.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{facts.st_dev}:{facts.st_ino}")
+        assert sharpcam.cli.to_journal()
+        monkeypatch.setenv("JOURNAL_STREAM", "8:1234")  # as in a terminal that systemd started
+        assert not sharpcam.cli.to_journal()
+        monkeypatch.delenv("JOURNAL_STREAM")
+        assert not sharpcam.cli.to_journal()
+        monkeypatch.setattr(sys, "stderr", io.StringIO())
+        assert not sharpcam.cli.to_journal()
 
 
 # Run
@@ -431,6 +454,8 @@ def test_plain_status_lines(monkeypatch: pytest.MonkeyPatch, model: tuple[object
     assert 1 <= len(lines) <= 6
     assert "dropped" in lines[-1]
     assert "tiny on cpu" in lines[-1]
+    monkeypatch.setattr(sharpcam.cli.run, "to_journal", lambda: True)
+    assert run("run", *model, "--duration", 0.6)[2] == ""
 
 
 def test_live_status_on_a_terminal(
@@ -449,6 +474,24 @@ def test_live_status_on_a_terminal(
     assert " fps" in shown
     assert "tiny on cpu" in shown
     assert "\x1b[?25h" in shown  # the cursor is shown again
+    assert "ended: duration" in capsys.readouterr().out
+
+
+def test_the_meeting_goes_on_when_nobody_reads_the_status(
+    monkeypatch: pytest.MonkeyPatch, yuv_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written: list[str] = []
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    monkeypatch.setattr(sharpcam.cli.run, "_PLAIN_EVERY_S", 0.1)
+    config = load_config(flags={"model.name": str(yuv_model), "model.provider": "cpu"}, env={})
+    assert sharpcam.cli.run.run_run(config, Path("/nowhere"), duration=0.6) == 0
+    assert len(written) > 1
     assert "ended: duration" in capsys.readouterr().out
 
 

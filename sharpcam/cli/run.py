@@ -51,9 +51,6 @@ def run_run(
         status = _Status(pipeline, engine)
         failure = ""
         try:
-            print(f"source: {pipeline.source.description}")
-            print(f"model:  {engine.description}, strength {engine.strength:g}")
-            print(f"sink:   {pipeline.sink.description}", flush=True)
             with daemon, status:
 
                 def tick() -> None:
@@ -81,7 +78,7 @@ def _build(
     duration: float | None,
     wait: bool,
 ) -> tuple[Pipeline, LiveEngine, Daemon]:
-    """All parts, opened; what was opened is closed again when a later one fails."""
+    """All parts, opened and announced; what was opened is closed again when a later one fails."""
     with contextlib.ExitStack() as undo:
         opened = open_source_or_wait(config, source) if wait else open_source(config, source)
         undo.callback(opened.close)
@@ -105,6 +102,10 @@ def _build(
             is_camera=source is None,
             limited=frames is not None or duration is not None,
         )
+        # here: what is open is closed again, too, when nobody reads it
+        print(f"source: {pipeline.source.description}")
+        print(f"model:  {engine.description}, strength {engine.strength:g}")
+        print(f"sink:   {pipeline.sink.description}", flush=True)
         undo.pop_all()
         return pipeline, engine, daemon
 

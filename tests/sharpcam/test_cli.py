@@ -409,6 +409,19 @@ def test_what_was_opened_is_closed_when_a_later_part_fails(
     assert not [t for t in threading.enumerate() if t.name.startswith("sharpcam-")]
 
 
+def test_what_was_opened_is_closed_when_nobody_reads(
+    camera: Camera, sink: Sink, monkeypatch: pytest.MonkeyPatch, model: tuple[object, ...]
+) -> None:
+    def gone(*args: object, **more: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(sharpcam.cli.run, "print", gone, raising=False)
+    monkeypatch.setattr(os, "dup2", lambda *_: None)  # it is not this program's output that has gone
+    assert run("run", *model)[0] == 0
+    assert camera.closed == 1
+    assert sink.calls == ["abort"]
+
+
 def test_sizes_that_do_not_agree_close_everything(
     camera: Camera, sink: Sink, monkeypatch: pytest.MonkeyPatch, model: tuple[object, ...]
 ) -> None:

@@ -19,8 +19,9 @@ from sharpcam.holding import Holder, holders
 
 OPEN_S = 1.0  # whoever keeps the node open for so long without mapping anything reads from it
 LOOK_EVERY_S = 0.5  # at those that have it open: mapping causes no event
-# they keep every camera open to know what it can do, and map the buffers when they stream for somebody
-SESSION_SERVERS = ("pipewire", "wireplumber")
+# they keep every camera open to know what it can do, and map the buffers when they stream for somebody; systemd keeps
+# ours open for the SharpCam after this one (sharpcam.daemon.notify)
+SESSION_SERVERS = ("pipewire", "wireplumber", "systemd")
 
 _IN_OPEN, _IN_CLOSE, _IN_Q_OVERFLOW = 0x20, 0x08 | 0x10, 0x4000
 _EVENT = struct.Struct("iIII")  # watch, mask, cookie, length of the name that follows

@@ -116,11 +116,12 @@ def test_who_keeps_it_open_reads_from_it(watch: Watch, node: Path) -> None:
     assert watch.look() == 0
 
 
+@pytest.mark.parametrize("name", ["wireplumber", "systemd"])
 def test_a_session_server_counts_only_while_it_streams(
-    watch: Watch, node: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, watch: Watch, node: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = Program(node)
-    server = Holder(program.process.pid, "wireplumber")
+    server = Holder(program.process.pid, name)
     monkeypatch.setattr(openers, "holders", lambda _: [server])
     assert watch.look() == 0
     assert watch.look(1000.0) == 0

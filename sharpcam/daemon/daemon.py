@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 IDLE_FPS = 1.0  # of the placeholder while nobody watches: a program that begins to finds it at once
 RATE_OVER_S = 1.0  # the rate at which frames come is counted
 ALIVE_EVERY_S = 5.0  # systemd is told, whose patience is much longer
+LISTEN_EVERY_S = 5.0  # while another SharpCam takes the orders
 AUTO = "auto"
 _SWITCH = {"on": True, "off": False}
 # what `set` takes, and the settings that it is saved as
@@ -106,11 +107,7 @@ class Daemon:
         self._next_told = 0.0
 
     def __enter__(self) -> Self:
-        try:
-            self._server = serve(self.answer)
-        except SharpCamError as error:
-            level = logging.WARNING if self._pipeline.sink.live else logging.INFO
-            log.log(level, "not controllable: %s", error)
+        self._listen(logging.WARNING if self._pipeline.sink.live else logging.INFO)
         descriptor = getattr(self._pipeline.sink, "fileno", lambda: None)()
         if descriptor is not None:
             self._systemd.keep(descriptor)
@@ -130,6 +127,13 @@ class Daemon:
             self._server.close()
         if self._usage is not None:
             self._usage.close()
+
+    def _listen(self, level: int) -> None:
+        self._next_listen = self._clock() + LISTEN_EVERY_S
+        try:
+            self._server = serve(self.answer)
+        except SharpCamError as error:
+            log.log(level, "not controllable: %s", error)
 
     # State
 
@@ -161,6 +165,9 @@ class Daemon:
                 self._pipeline.rest(self._texts[state], rest[1])
         self._tell_systemd(f"{state}: {self._machine.reason}")
         self._govern()
+        # whoever took the orders at the start, such as a file that was being sharpened, may have ended
+        if self._server is None and self._pipeline.sink.live and self._clock() >= self._next_listen:
+            self._listen(logging.DEBUG)
 
     def _govern(self) -> None:
         """Has another step loaded, on a thread of its own, when the governor wants it."""

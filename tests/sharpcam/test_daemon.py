@@ -22,7 +22,7 @@ import sharpcam.kept_source
 import sharpcam.pipeline
 from sharpcam.config import Config
 from sharpcam.daemon.control import ask
-from sharpcam.daemon.daemon import IDLE_FPS, SETTINGS, Daemon
+from sharpcam.daemon.daemon import IDLE_FPS, LISTEN_EVERY_S, SETTINGS, Daemon
 from sharpcam.daemon.live_engine import RAMP_FRAMES, LiveEngine
 from sharpcam.daemon.states import HOLD_OFF_S, State
 from sharpcam.errors import ControlError, DeviceLost, SharpCamError
@@ -414,6 +414,20 @@ def test_a_second_one_runs_without_taking_orders(caplog: pytest.LogCaptureFixtur
         until(lambda: first.pipeline.wait(0.05))
         assert second.pipeline.exit == ""
     assert not [t for t in threading.enumerate() if t.name == "sharpcam-control"]
+
+
+def test_it_takes_the_orders_when_the_one_before_has_ended(caplog: pytest.LogCaptureFixture) -> None:
+    second = Rig()
+    with Rig():
+        second.__enter__()
+        second.tick(LISTEN_EVERY_S, clients=1)
+    told = len(caplog.records)
+    with pytest.raises(ControlError, match="does not run"):
+        ask("status")
+    second.tick(LISTEN_EVERY_S)
+    assert ask("status")["clients"] == 1
+    assert [r.levelname for r in caplog.records[:told]].count("WARNING") == 1, "it is said once"
+    second.__exit__()
 
 
 def test_what_cannot_listen_still_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,7 @@ class Pipeline:
         self._lock = threading.Lock()
         self._bypass_logged = -_LOG_EVERY_S
         self._fallbacks = 0  # of the engine, counted
+        self._rounds: dict[int, float] = {}  # when each thread that runs began its present round
         self._threads = [
             threading.Thread(
                 target=self._guarded, args=(work,), name=f"sharpcam-{work.__name__[1:]}", daemon=True
@@ -131,6 +132,12 @@ class Pipeline:
     def lost(self) -> SharpCamError | None:
         """Why the source is away, None while it is not."""
         return self._kept.lost
+
+    @property
+    def hung_s(self) -> float:
+        """For how many seconds the slowest of the threads has been at one frame, or at waiting for one."""
+        now = time.monotonic()
+        return now - min(self._rounds.copy().values(), default=now)
 
     def run(self, on_tick: Callable[[], None] = lambda: None) -> str:
         """Starts, waits for the end, and gives the reason; `on_tick` is called about every `TICK_S` seconds.
@@ -226,6 +233,7 @@ class Pipeline:
         clock = CpuClock(self.telemetry, "capture")
         try:
             while not self._is_over():
+                self._begin_round()
                 if self._rest is not None:
                     self._kept.shut()
                     self._stirred.wait(self._patience)
@@ -269,6 +277,7 @@ class Pipeline:
         clock = CpuClock(self.telemetry, "sharpen")
         try:
             while not self._dead.is_set():
+                self._begin_round()
                 frame, waited_ns = self._inbox.get(self._patience)
                 if frame is None:
                     continue
@@ -330,6 +339,7 @@ class Pipeline:
         pace = Pace(self.sink.fps, time.monotonic())
         try:
             while not self._dead.is_set():
+                self._begin_round()
                 still = self._still()
                 if still is not shown:
                     shown = still
@@ -387,6 +397,9 @@ class Pipeline:
         """How long a thread waits before it looks around: each time costs CPU, which at rest is all there is."""
         return TICK_S if self._rest is None else TICK_S * 5
 
+    def _begin_round(self) -> None:
+        self._rounds[threading.get_ident()] = time.monotonic()
+
     def _hand_over(self, mailbox: Mailbox, frame: Frame) -> None:
         while not self._dead.is_set():
             taken, replaced = mailbox.put(frame, TICK_S)
@@ -405,10 +418,13 @@ class Pipeline:
             self.exit = self.exit or reason
 
     def _guarded(self, work: Callable[[], None]) -> None:
+        self._begin_round()  # the first send, before the deliverer's first round, may hang, too
         try:
             work()
         except BaseException as error:
             self._fail(error)
+        finally:
+            del self._rounds[threading.get_ident()]
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:

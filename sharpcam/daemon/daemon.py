@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 IDLE_FPS = 1.0  # of the placeholder while nobody watches: a program that begins to finds it at once
 RATE_OVER_S = 1.0  # the rate at which frames come is counted
 ALIVE_EVERY_S = 5.0  # systemd is told, whose patience is much longer
+HUNG_S = 20.0  # longer than a camera takes to open, or a model to be loaded anew after the loss of a GPU
 LISTEN_EVERY_S = 5.0  # while another SharpCam takes the orders
 AUTO = "auto"
 _SWITCH = {"on": True, "off": False}
@@ -220,7 +221,11 @@ class Daemon:
         now = self._clock()
         if status != self._told or now >= self._next_told:
             self._told, self._next_told = status, now + ALIVE_EVERY_S
-            self._systemd.tell("READY=1", f"STATUS={status}", "WATCHDOG=1")
+            # this thread lives, but what the meeting needs is the others: without a word systemd starts us again
+            hung = self._pipeline.hung_s > HUNG_S
+            if hung:
+                log.error("a thread hangs seconds=%.0f", self._pipeline.hung_s)
+            self._systemd.tell("READY=1", f"STATUS={status}", *([] if hung else ["WATCHDOG=1"]))
 
     def _watching(self) -> int | None:
         """Programs that watch the virtual camera, and who looks at the live picture on the page."""

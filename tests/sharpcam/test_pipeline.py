@@ -738,6 +738,22 @@ def test_a_thread_that_hangs_does_not_hold_up_the_end(
     until(lambda: not any(thread.is_alive() for thread in pipeline._threads))
 
 
+def test_a_thread_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharpcam.pipeline, "TICK_S", 0.005)
+    source, engine = FakeSource(), FakeEngine(held=True)
+    pipeline = Pipeline(source, engine, FakeSink(live=True))
+    assert pipeline.hung_s == 0
+    pipeline.start()
+    until(lambda: len(pipeline._rounds) == 3)
+    source.give(0)
+    until(engine.inside.is_set)
+    until(lambda: pipeline.hung_s > 0.3)
+    engine.gate.release()
+    until(lambda: pipeline.hung_s < 0.1)
+    end_of(pipeline)
+    assert pipeline.hung_s == 0
+
+
 def test_sizes_must_agree() -> None:
     with pytest.raises(FormatMismatch, match="64x64"):
         Pipeline(FakeSource(size=(64, 64)), FakeEngine(), FakeSink())

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 from test_daemon import Rig, runtime  # noqa: F401
-from test_pipeline import threads_end  # noqa: F401
+from test_pipeline import threads_end, until  # noqa: F401
 from typer.testing import CliRunner
 
+import sharpcam.daemon.daemon
 from sharpcam.cli import app
 from sharpcam.daemon import notify, unit
+from sharpcam.daemon.daemon import ALIVE_EVERY_S
 from sharpcam.daemon.notify import CAMERA, Notifier
 from sharpcam.daemon.states import HOLD_OFF_S
 
@@ -194,6 +196,25 @@ def test_systemd_is_told_when_it_runs_what_it_does_and_that_it_ends(manager: soc
         assert heard(manager)[1] == "STATUS=idle: nobody watches the virtual camera"
     assert heard(manager) == ["FDSTOREREMOVE=1", f"FDNAME={CAMERA}"]
     assert heard(manager) == ["STOPPING=1"]
+
+
+def test_a_thread_that_hangs_is_a_case_for_the_watchdog(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Rig() as rig:
+        rig.tick(clients=1)
+        assert "WATCHDOG=1" in heard(manager)
+        rig.sink.inside.clear()
+        rig.sink.gate.clear()
+        until(rig.sink.inside.is_set)
+        monkeypatch.setattr(sharpcam.daemon.daemon, "HUNG_S", 0.3)
+        until(lambda: rig.pipeline.hung_s > 0.3)
+        rig.tick(ALIVE_EVERY_S)
+        assert heard(manager) == ["READY=1", "STATUS=live: somebody watches"]
+        rig.sink.gate.set()
+        until(lambda: rig.pipeline.hung_s < 0.3)
+        rig.tick(ALIVE_EVERY_S)
+        assert "WATCHDOG=1" in heard(manager)
 
 
 def test_abstract_addresses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from sharpcam.daemon.openers import Openers
 from sharpcam.daemon.states import Machine, Situation, State
 from sharpcam.errors import ControlError, SharpCamError
 from sharpcam.governor import Governor, Step
+from sharpcam.holding import runtime_folder
 from sharpcam.models import find_models
 from sharpcam.pipeline import Pipeline
 from sharpcam.placeholder import text_frame
@@ -87,6 +89,7 @@ class Daemon:
         self._clients: int | None = None
         self._machine = Machine(clock(), always or cannot)
         self._paused = False
+        self._pause_note: Path | None = None
         self._shown: tuple[State, float] | None = None  # for which the pipeline rests
         self._steps, self._step = tuple(steps), steps[0] if steps else None
         self._governor = Governor(steps) if governing and len(steps) > 1 else None
@@ -109,6 +112,10 @@ class Daemon:
 
     def __enter__(self) -> Self:
         self._listen(logging.WARNING if self._pipeline.sink.live else logging.INFO)
+        if self._pause_note is not None and self._pause_note.exists():
+            self._paused = True
+            log.warning("paused, as the SharpCam before, which ended in disorder; `sharpcam resume` ends it")
+            self._show((State.PAUSED, self._pipeline.sink.fps))  # before there is a first picture
         descriptor = getattr(self._pipeline.sink, "fileno", lambda: None)()
         if descriptor is not None:
             self._systemd.keep(descriptor)
@@ -122,6 +129,7 @@ class Daemon:
         self._page.close()
         if kind is None:  # after a failure systemd starts us again, and the meeting keeps its camera
             self._systemd.forget()
+            self._pause(False)
         self._systemd.tell("STOPPING=1")
         self._systemd.close()
         if self._server is not None:
@@ -135,6 +143,9 @@ class Daemon:
             self._server = serve(self.answer)
         except SharpCamError as error:
             log.log(level, "not controllable: %s", error)
+            return
+        if self._pipeline.sink.live and sys.platform != "win32":
+            self._pause_note = runtime_folder() / "paused"
 
     # State
 
@@ -158,17 +169,34 @@ class Daemon:
             rest = (state, IDLE_FPS if self._clients == 0 else self._pipeline.sink.fps)
         elif state is State.STOPPING:  # whatever is shown is shown to the end
             rest = self._shown
-        if rest != self._shown:
-            self._shown = rest
-            if rest is None:
-                self._pipeline.wake()
-            else:
-                self._pipeline.rest(self._texts[state], rest[1])
+        self._show(rest)
         self._tell_systemd(f"{state}: {self._machine.reason}")
         self._govern()
         # whoever took the orders at the start, such as a file that was being sharpened, may have ended
         if self._server is None and self._pipeline.sink.live and self._clock() >= self._next_listen:
             self._listen(logging.DEBUG)
+
+    def _show(self, rest: tuple[State, float] | None) -> None:
+        """The text of a state at a rate, or pictures."""
+        if rest == self._shown:
+            return
+        self._shown = rest
+        if rest is None:
+            self._pipeline.wake()
+        else:
+            self._pipeline.rest(self._texts[rest[0]], rest[1])
+
+    def _pause(self, paused: bool) -> None:
+        """Noted in a file until an orderly end: what systemd starts after a crash must not show what was hidden."""
+        if self._pause_note is not None:
+            try:
+                if paused:
+                    self._pause_note.touch(0o600)
+                else:
+                    self._pause_note.unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("a pause would not outlive a crash error=%r", error.strerror)
+        self._paused = paused
 
     def _govern(self) -> None:
         """Has another step loaded, on a thread of its own, when the governor wants it."""
@@ -253,7 +281,7 @@ class Daemon:
         if command == "metrics":
             return self._pipeline.telemetry.prometheus() + self._state_metrics()
         if command in ("pause", "resume"):
-            self._paused = command == "pause"
+            self._pause(command == "pause")
         elif command == "stop":
             self._pipeline.stop("stopped")
         elif command == "set":

@@ -177,6 +177,28 @@ def test_a_pause_closes_the_camera_also_while_somebody_watches() -> None:
         until(lambda: 20 in rig.sink.sent)
 
 
+def test_a_pause_outlives_a_crash_and_no_orderly_end() -> None:
+    with Rig() as crashed:
+        crashed.tick(clients=1)
+        ask("pause")
+        crashed.daemon.__exit__(ValueError, ValueError(), None)
+        note = crashed.daemon._pause_note
+        assert note is not None
+        assert note.stat().st_mode & 0o777 == 0o600
+        with Rig() as rig:
+            until(lambda: rig.cameras[0].closed == 1, "for the camera to close before the first tick")
+            assert rig.tick(clients=1) is State.PAUSED
+            assert 10 not in rig.sink.sent
+            ask("resume")
+            assert rig.tick() is State.LIVE
+            until(lambda: 20 in rig.sink.sent)
+            ask("pause")
+        assert not note.exists()
+        with Rig() as rig:
+            assert rig.tick(clients=1) is State.LIVE
+            until(lambda: 10 in rig.sink.sent)
+
+
 def test_a_lost_camera_is_told() -> None:
     with Rig() as rig:
 

@@ -137,7 +137,7 @@ def make_app(
         },
     )
     app.router.redirect_slashes = False
-    return Guard(app, session, {"/enter", *_ENTRANCE}, used)
+    return Guard(app, session, {"/enter", *_ENTRANCE}, f"{session.prefix}/compare", used)
 
 
 def _file(path: Path) -> Endpoint:

@@ -7,7 +7,7 @@ program can connect. Each rule below has an attack in tests/web/test_attacks.py.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
@@ -19,7 +19,8 @@ COOKIE = "sharpcam"
 WRITE_HEADER = "x-sharpcam"  # a form cannot set it, and a script of another origin may not
 MAX_JSON = 4 * 1024  # bytes
 MAX_UPLOAD = 64 * 1024 * 1024
-LIMITS = {"application/json": MAX_JSON, "application/octet-stream": MAX_UPLOAD}
+JSON = "application/json"
+UPLOAD = "application/octet-stream"
 SAFE_METHODS = ("GET", "HEAD")
 
 _CSP = (
@@ -41,13 +42,21 @@ HEADERS = {
 class Guard:
     """ASGI middleware: refuses what does not come from the page itself, and sets the security headers.
 
-    `open_paths` need no cookie; they hold nothing that is worth one. `used` is called for what is let through.
+    `open_paths` need no cookie; they hold nothing that is worth one. `upload_path` alone takes pictures: a body is
+    kept in memory, so nothing else, and nobody without the cookie, may send more than `MAX_JSON`. `used` is called
+    for what is let through.
     """
 
     def __init__(
-        self, app: ASGIApp, session: Session, open_paths: Collection[str], used: Callable[[], None]
+        self,
+        app: ASGIApp,
+        session: Session,
+        open_paths: Collection[str],
+        upload_path: str,
+        used: Callable[[], None],
     ) -> None:
-        self._app, self._session, self._open_paths, self._used = app, session, open_paths, used
+        self._app, self._session, self._used = app, session, used
+        self._open_paths, self._upload_path = open_paths, upload_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_guarded(message: Message) -> None:
@@ -78,9 +87,10 @@ class Guard:
         sites = headers.getlist("sec-fetch-site")
         if sites not in ([], ["same-origin"]) and (writes or is_socket or sites != ["none"]):
             return 403, "another site sent this"
-        if writes and (refused := _write_refusal(scope, headers)):
-            return refused
         path = scope["path"]
+        limits = {JSON: MAX_JSON} | ({UPLOAD: MAX_UPLOAD} if path == self._upload_path else {})
+        if writes and (refused := _write_refusal(scope, headers, limits)):
+            return refused
         if path in self._open_paths:
             return None
         if not path.startswith(f"{self._session.prefix}/"):
@@ -90,14 +100,15 @@ class Guard:
         return None
 
 
-def _write_refusal(scope: Scope, headers: Headers) -> tuple[int, str] | None:
+def _write_refusal(scope: Scope, headers: Headers, limits: Mapping[str, int]) -> tuple[int, str] | None:
+    """`limits` are those of a body, in bytes, for each content type that is taken there."""
     if scope["method"] != "POST":
         return 405, "only GET and POST"
     if headers.getlist(WRITE_HEADER) != ["1"]:
         return 403, f"a write needs the header {WRITE_HEADER}"
-    limit = LIMITS.get(headers.get("content-type", ""))
+    limit = limits.get(headers.get("content-type", ""))
     if limit is None:
-        return 415, f"the content type should be one of {', '.join(LIMITS)}"
+        return 415, f"the content type should be one of {', '.join(limits)}"
     length = headers.get("content-length", "")
     if not length.isdecimal():
         return 411, "a write needs its length"

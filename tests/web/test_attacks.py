@@ -16,7 +16,7 @@ from page_rig import LIMIT, Rig, answer_of, until
 import sharpcam.web.app
 import sharpcam.web.live
 import sharpcam.web.page
-from sharpcam.web.guard import HEADERS, MAX_JSON
+from sharpcam.web.guard import HEADERS, MAX_JSON, MAX_UPLOAD
 from sharpcam.web.live import MAX_VIEWERS
 from sharpcam.web.page import MAX_CONNECTIONS, Page
 
@@ -246,6 +246,15 @@ def test_a_huge_upload(rig: Rig) -> None:
         "POST", "compare", b"", Content_Type="application/octet-stream", Content_Length=str(100 << 20)
     )
     assert refused.status == 413
+
+
+@pytest.mark.parametrize("path", ["/enter", "set", "pause", "frame", "/compare"])
+def test_an_upload_where_none_belongs(rig: Rig, path: str) -> None:
+    """A body is kept in memory, for as many connections as there may be; /enter even takes it from strangers."""
+    large = {"Content_Type": "application/octet-stream", "Content_Length": str(MAX_UPLOAD)}
+    for cookie in (None, rig.cookie):
+        assert rig.send("POST", path, b"", Cookie=cookie, **large).status == 415
+    assert not rig.orders.asked
 
 
 def test_bodies_that_hide_their_size(rig: Rig) -> None:

@@ -40,6 +40,8 @@ def _table(told: dict[str, Any]) -> str:
     views = "".join(f", {view}" for view in ("split", "mirror") if told[view])
     step = "" if told["step"] == told["model"] else f", now {told['step']}"
     load = "" if told["load"] is None else f", load {100 * told['load']:.0f} %"
+    troubles = {"bypassed": "passed as they came, because the model failed", "fallbacks": "losses of the GPU"}
+    trouble = "".join(f", {told[name]} {text}" for name, text in troubles.items() if told[name])
     hours, seconds = divmod(int(told["uptime_s"]), 3600)
     rows = {
         "state": f"{told['state']} ({told['reason']})",
@@ -49,7 +51,7 @@ def _table(told: dict[str, Any]) -> str:
         "sink": told["sink"],
         "watching": f"{clients}, by {told['clients_told_by']}" if told["clients_told_by"] else clients,
         "rate": f"{told['fps']:.1f} fps, latency {told['latency_ms']:.1f} ms",
-        "dropped": f"{told['dropped']} frames, {told['reconnects']} reconnects",
+        "dropped": f"{told['dropped']} frames, {told['reconnects']} reconnects{trouble}",
         "running": f"{hours}:{seconds // 60:02}:{seconds % 60:02}, pid {told['pid']}",
     }
     return "\n".join(f"{name:10}{value}" for name, value in rows.items())

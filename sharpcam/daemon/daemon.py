@@ -317,6 +317,8 @@ class Daemon:
             "frames_out": telemetry["frames_out"],
             "dropped": telemetry["dropped"],
             "reconnects": telemetry["reconnects"],
+            "bypassed": telemetry["bypassed"],
+            "fallbacks": telemetry["fallbacks"],
             "uptime_s": round(telemetry.seconds, 1),
             "pid": os.getpid(),
             "version": __version__,

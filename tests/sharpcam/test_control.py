@@ -327,6 +327,8 @@ STATUS = {
     "latency_ms": 0.0,
     "dropped": 3,
     "reconnects": 1,
+    "bypassed": 7,
+    "fallbacks": 0,
     "uptime_s": 3723.4,
     "pid": 12,
     "version": "0",
@@ -357,6 +359,7 @@ def test_status_for_people_and_programs(echo: Echo) -> None:
         assert "on, now s at half size, load 61 %" in out
         assert "0, by the driver" in out
         assert "1:02:03, pid 12" in out
+        assert "3 frames, 1 reconnects, 7 passed as they came, because the model failed\n" in out
         assert json.loads(command("status", "--json")[1]) == STATUS
         assert command("status", "--metrics") == (0, "sharpcam_fps 30\n", "")
         assert command("status", "--metrics", "--json")[0] == 2

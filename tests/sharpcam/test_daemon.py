@@ -290,6 +290,19 @@ def test_status_has_the_promised_keys() -> None:
     assert told["clients_told_by"] == "the driver"
 
 
+def test_status_tells_of_a_model_that_fails() -> None:
+    def fail(frame: Frame, out: Frame) -> None:
+        raise SharpCamError("the model failed")
+
+    rig = Rig()
+    rig.inner.process = fail  # type: ignore[method-assign]
+    with rig:
+        rig.tick(clients=1)
+        until(lambda: rig.pipeline.telemetry["frames_out"] == 1)
+        told = ask("status")
+        assert (told["bypassed"], told["fallbacks"]) == (1, 0)
+
+
 def test_metrics_are_prometheus_text() -> None:
     with Rig() as rig:
         rig.tick(clients=1)

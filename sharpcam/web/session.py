@@ -5,9 +5,10 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
+import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 LINK_S = 60.0  # for which a link can be opened
@@ -51,21 +52,28 @@ class Session:
         return _same(token, self.token)
 
 
-def is_other_user(client: tuple[str, int], server_port: int, table: Path = Path("/proc/net/tcp")) -> bool:
+def is_other_user(
+    client: tuple[str, int],
+    server_port: int,
+    tables: Sequence[Path] = (Path("/proc/net/tcp"), Path("/proc/net/tcp6")),
+) -> bool:
     """Whether another user's process is at the other end of a loopback connection; False where unknown.
 
-    The link stands on the browser's command line, which other users of the machine can read.
+    The link stands on the browser's command line, which other users of the machine can read. A socket for IPv6
+    can connect to ::ffff:127.0.0.1, and stands in the second table then, with just that as its address.
     """
     host, port = client
-    try:
-        address = struct.unpack("=I", bytes(int(part) for part in host.split(".")))[0]
-        wanted = f"{address:08X}:{port:04X}", f":{server_port:04X}"
-        for line in table.read_text(encoding="ascii").splitlines()[1:]:
-            fields = line.split()
-            if fields[1] == wanted[0] and fields[2].endswith(wanted[1]):
-                return int(fields[7]) != os.getuid()
-    except (OSError, ValueError, IndexError, struct.error):
-        pass  # another system, or not to be read
+    for table in tables:
+        try:
+            address = struct.unpack("=I", bytes(int(part) for part in host.split(".")))[0]
+            plain = f"{address:08X}:{port:04X}"
+            wanted = plain, f"0000000000000000{socket.htonl(0xFFFF):08X}{plain}"
+            for line in table.read_text(encoding="ascii").splitlines()[1:]:
+                fields = line.split()
+                if fields[1] in wanted and fields[2].endswith(f":{server_port:04X}"):
+                    return int(fields[7]) != os.getuid()
+        except (OSError, ValueError, IndexError, struct.error):
+            pass  # another system, or not to be read
     return False
 
 

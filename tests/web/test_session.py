@@ -47,15 +47,15 @@ def test_whose_connection_it_is(tmp_path: Path, uid: int, other: bool) -> None:
     ]
     table = tmp_path / "tcp"
     table.write_text(HEADER + "\n".join(lines) + "\n")
-    assert is_other_user(("127.0.0.1", 0xC000), 8000, table) is other
+    assert is_other_user(("127.0.0.1", 0xC000), 8000, [table]) is other
 
 
 def test_where_nothing_tells(tmp_path: Path) -> None:
     table = tmp_path / "tcp"
-    assert not is_other_user(("127.0.0.1", 5), 8000, table)
+    assert not is_other_user(("127.0.0.1", 5), 8000, [table])
     table.write_text(HEADER + "nonsense\n")
-    assert not is_other_user(("127.0.0.1", 5), 8000, table)
-    assert not is_other_user(("::1", 5), 8000, table)
+    assert not is_other_user(("127.0.0.1", 5), 8000, [table])
+    assert not is_other_user(("::1", 5), 8000, [table])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
@@ -67,3 +67,21 @@ def test_the_systems_own_table(monkeypatch: pytest.MonkeyPatch) -> None:
             uid = os.getuid()
             monkeypatch.setattr(os, "getuid", lambda: uid + 1)
             assert is_other_user(client.getsockname(), port)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not socket.has_ipv6, reason="needs /proc and IPv6")
+def test_an_ipv6_socket_hides_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server sees 127.0.0.1, but the system lists the connection elsewhere."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_INET6) as client:
+        port = server.getsockname()[1]
+        try:
+            client.connect(("::ffff:127.0.0.1", port))
+        except OSError:
+            pytest.skip("no IPv6 here")
+        accepted, seen = server.accept()
+        with accepted:
+            assert seen == ("127.0.0.1", client.getsockname()[1])
+            assert not is_other_user(seen, port)
+            uid = os.getuid()
+            monkeypatch.setattr(os, "getuid", lambda: uid + 1)
+            assert is_other_user(seen, port)

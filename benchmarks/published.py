@@ -5,7 +5,8 @@ is by `python -m training.teacher` and `training.distill`, for the steps that `S
 the reports had, which every table says. Our students (I420, uint8) see the same pictures for the same number of
 steps, without a teacher, and are measured as the product runs them; the published networks are measured on RGB
 pictures in float32, as their reports did. Runs are kept in --published-runs and gone on with; the reports' students
-are put into --published as model folders, where room quality looks for them.
+are put into --published as model folders, where room quality looks for them. A small run (--quick) keeps both beside
+its results.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import plots, results
+from benchmarks import plots, quality, results
 from benchmarks.room import Found, Run
 from sharpcam.errors import ConfigError
 from training.errors import DataError, RecipeError, TrainingError
 
 __all__ = ["add_arguments", "draw", "markdown", "measure", "readme", "settings"]
 
+RUNS = Path("runs/published-runs")
 SIZE = (1280, 720)
 ROUNDS = 3
 TENTH = 0.1
@@ -92,8 +94,8 @@ OURS = (
 
 def add_arguments(group: argparse._ArgumentGroup) -> None:
     """--data and --published are shared with room quality."""
-    group.add_argument("--published-runs", type=Path, default=Path("runs/published-runs"), metavar="DIR",
-                       help="where their trainings are kept (default: runs/published-runs)")  # fmt: skip
+    group.add_argument("--published-runs", type=Path, metavar="DIR",
+                       help=f"where their trainings are kept (default: {RUNS})")  # fmt: skip
     group.add_argument("--published-steps", type=int, metavar="N", help="train everything for so many steps")
     group.add_argument("--systems", nargs="+", choices=[s.name for s in SYSTEMS], metavar="NAME",
                        help="only these published systems")  # fmt: skip
@@ -106,6 +108,14 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 def _steps(args: argparse.Namespace) -> int | None:
     steps: int | None = args.published_steps or (4 if args.quick else None)
     return steps
+
+
+def folders(args: argparse.Namespace) -> tuple[Path, Path]:
+    """Where trainings are kept, and where the reports' students are put. What a small run trains for a few steps
+    takes no place of either, unless it is told to."""
+    runs: Path = args.published_runs or (args.out / "published-runs" if args.quick else RUNS)
+    students: Path = args.published or (args.out / "published" if args.quick else quality.PUBLISHED)
+    return runs, students
 
 
 def _chosen(args: argparse.Namespace) -> list[System]:
@@ -129,23 +139,22 @@ def measure(run: Run) -> dict[str, Any]:
 
 def _measured(run: Run) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    folders: dict[str, Path] = {}
+    exported: dict[str, Path] = {}
+    runs, students = folders(run.args)
     for system in _chosen(run.args):
-        place = run.args.published_runs / system.name
+        place = runs / system.name
         rows = found.setdefault(system.name, {})
         if system.teacher:
             work = partial(train_teacher, run, system, place)
             rows["teacher"] = run.step(f"{system.name}: teacher", work)
         for kind in ("student", *STUDENTS):
             rows[kind] = run.step(f"{system.name}: {kind}", partial(train, run, system, place, kind))
-            folders[f"{system.name}:{kind}"] = place / kind / system.name
-        shutil.copytree(
-            folders[f"{system.name}:student"], run.args.published / system.name, dirs_exist_ok=True
-        )
+            exported[f"{system.name}:{kind}"] = place / kind / system.name
+        shutil.copytree(exported[f"{system.name}:student"], students / system.name, dirs_exist_ok=True)
     # our students differ in nothing but their weights from system to system: timed once
     first = _chosen(run.args)[0].name
-    timed = {key: folder for key, folder in folders.items() if key.endswith(":student")}
-    timed |= {kind: folders[f"{first}:{kind}"] for kind in STUDENTS}
+    timed = {key: folder for key, folder in exported.items() if key.endswith(":student")}
+    timed |= {kind: exported[f"{first}:{kind}"] for kind in STUDENTS}
     return {"systems": found, "cost": run.step("cost", lambda: cost(timed, 1 if run.quick else ROUNDS))}
 
 

@@ -38,6 +38,7 @@ from training.pairs import Pair, Picture, find_pairs, read_pair
 from training.subjects import Shipped, Subject, Teacher
 
 REAL = ("gopro_val", "reds_val")
+PUBLISHED = Path("runs/published")  # where room published puts the students that it has trained
 SLOW = 200e3  # MACs a pixel
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of CAS, that are tried
 STILL = "-still"  # what is behind the name of a model without its memory
@@ -51,8 +52,8 @@ def add_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--pictures", type=int, metavar="N", help="of each set at most (default: all)")
     group.add_argument("--slow-pictures", type=int, metavar="N", help="for what is slow (default: 4)")
     group.add_argument("--subjects", nargs="+", default=[], metavar="NAME", help="only these; * is anything")
-    group.add_argument("--published", type=Path, default=Path("runs/published"), metavar="DIR",
-                       help="trained published students, a model folder each (default: runs/published)")  # fmt: skip
+    group.add_argument("--published", type=Path, metavar="DIR",
+                       help=f"trained published students, a model folder each (default: {PUBLISHED})")  # fmt: skip
     group.add_argument("--teacher", type=Path, metavar="FILE", help="a checkpoint of training.teacher")
     group.add_argument("--weights", type=Path, default=Path("runs/weights"), metavar="DIR",
                        help="LPIPS' weights (default: runs/weights)")  # fmt: skip
@@ -94,7 +95,7 @@ def models(args: argparse.Namespace) -> dict[str, Model]:
     if errors:
         raise errors[0]
     found = {model.name: model for model in installed}
-    for folder in sorted(p.parent for p in args.published.glob("*/model.toml")):
+    for folder in sorted(p.parent for p in (args.published or PUBLISHED).glob("*/model.toml")):
         found.setdefault(folder.name, find_model(folder))
     return found
 

@@ -156,6 +156,39 @@ def test_teachers_are_in_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert f"## {system.name}" in (tmp_path / "published.md").read_text()
 
 
+def test_a_small_run_takes_the_place_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Students of a few steps would be measured in room quality as the published ones."""
+    monkeypatch.chdir(tmp_path)
+    rooms = frame.load_rooms()
+
+    def folders(*words: str) -> tuple[Path, ...]:
+        return published.folders(frame.arguments(rooms, ["published", *words]))
+
+    assert folders() == (Path("runs/published-runs"), Path("runs/published"))
+    small = folders("--quick", "--out", "small")
+    assert small == (Path("small/published-runs"), Path("small/published"))
+    told = ("--published-runs", "here", "--published", "there")
+    assert folders("--quick", *told) == folders(*told) == (Path("here"), Path("there"))
+    # and the run itself goes there
+    kept = tmp_path / "runs" / "published" / "resnet18-cnn" / "model.toml"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("kept")
+    model = found()["systems"]["unet-resunet"]
+
+    def train(run: Any, system: published.System, place: Path, kind: str) -> dict[str, Any]:
+        (place / kind / system.name).mkdir(parents=True)
+        (place / kind / system.name / "model.toml").write_text("small")
+        return dict(model[kind])
+
+    monkeypatch.setattr(published, "train", train)
+    monkeypatch.setattr(published, "cost", lambda folders, rounds: dict.fromkeys(folders, 10.0))
+    words = ["published", "--quick", "--data", "data", "--systems", "resnet18-cnn", "--out", "small"]
+    assert frame.main(words) == 0
+    assert kept.read_text() == "kept"
+    assert not (tmp_path / "runs" / "published-runs").exists()
+    assert (tmp_path / "small" / "published" / "resnet18-cnn" / "model.toml").read_text() == "small"
+
+
 def test_without_pictures_there_is_nothing_to_train_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from sharpcam.config import load_config
+from sharpcam.config import load_config, settings_file
 from sharpcam.daemon import unit
 
 
 def run_install(config: Path | None) -> int:
-    """Installs and starts the service; settings that cannot be used are refused before."""
+    """Installs and starts the service; settings that cannot be used are refused before.
+
+    A file that SHARPCAM_CONFIG names goes into the unit: systemd does not know the variable.
+    """
     load_config(config)
+    if config is None and os.environ.get("SHARPCAM_CONFIG"):
+        config = settings_file()
     print(f"installed {unit.install(config)}")
     print("SharpCam runs, now and after every login; `sharpcam status` tells how it does")
     return 0

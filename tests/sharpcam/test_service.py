@@ -70,6 +70,18 @@ def test_install_writes_the_unit_and_starts_it(systemctl: Path, tmp_path: Path) 
     assert asked(systemctl) == ["--user daemon-reload", name.format("enable"), name.format("restart")]
 
 
+def test_the_file_that_the_environment_names_goes_along(
+    systemctl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tmp_path / "settings.toml"
+    settings.write_text("")
+    run("install")
+    assert "run --wait\n" in unit.unit_path().read_text()
+    monkeypatch.setenv("SHARPCAM_CONFIG", str(settings))
+    run("install")
+    assert f"run --wait --config {settings}\n" in unit.unit_path().read_text()
+
+
 def test_settings_that_cannot_be_used_are_refused_before(systemctl: Path, tmp_path: Path) -> None:
     settings = tmp_path / "bad.toml"
     settings.write_text("[model]\nstrength = 5\n")

@@ -284,7 +284,12 @@ class _Kept:
         self.fd = fd
 
     def send(self, picture: NDArray[np.uint8]) -> None:
-        os.write(self.fd, picture.data)
+        try:
+            os.write(self.fd, picture.data)
+        except OSError as error:
+            raise DeviceLost(
+                f"the virtual camera takes no more pictures: {error.strerror}", "start SharpCam again"
+            ) from None
 
     def close(self) -> None:
         os.close(self.fd)

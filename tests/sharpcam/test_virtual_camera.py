@@ -481,6 +481,17 @@ def test_frames_go_on_through_what_a_dead_one_left(
         os.fstat(left)
 
 
+def test_what_was_left_and_takes_no_more_is_lost(loopback: Loopback, left: int, picture: Picture) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    os.dup2(writing, left)
+    os.close(writing)
+    sink = VirtualCameraSink(None, SIZE, kept=left)
+    with pytest.raises(DeviceLost, match="takes no more pictures: Broken pipe"):
+        sink.send(picture(*SIZE))
+    sink.close()
+
+
 @pytest.mark.parametrize("held", [("YU12", 640, 480), ("YUYV", *SIZE), None])
 def test_what_was_left_in_another_format_is_closed(
     loopback: Loopback, left: int, held: tuple[str, int, int] | None

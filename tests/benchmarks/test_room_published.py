@@ -21,6 +21,7 @@ from benchmarks import published
 from sharpcam.models import find_model
 from training import card
 from training.recipe import load_recipe
+from training.tasks import needs_truth
 
 
 def block(psnr: float, ssim: float = 0.8) -> dict[str, float]:
@@ -77,9 +78,25 @@ def test_the_table_has_every_figure_beside_the_reported_one() -> None:
     )
 
 
+def test_the_page_says_what_makes_a_comparison_uneven() -> None:
+    rows = found()["systems"]["unet-resunet"]
+    text = published.markdown(found() | {
+        "systems": {system.name: rows for system in published.SYSTEMS},
+        "cost": {f"{s.name}:student": 9.0 for s in published.SYSTEMS} | dict.fromkeys(published.STUDENTS, 1.0),
+    })  # fmt: skip
+    parts = {part.partition("\n")[0]: part for part in text.split("## ")[1:]}
+    assert "7 held-out pairs" in parts["unet-resunet"]  # a picture may be in several
+    assert "The input is not the report's" in parts["unet-resunet"]
+    assert "portrait that was held out is there several times" in parts["unet-lightunet"]
+    assert "469,155 and 20,190" in parts["unet-lightunet"]
+    assert "ours learn from the truth." in parts["restormer-cnn"]
+
+
 def test_systems_are_those_of_the_recipes() -> None:
     for system in published.SYSTEMS:
         recipe = load_recipe(system.name)
+        # ours always see the truth: where the report's student does not, the page says so
+        assert needs_truth(recipe) or "never sees a true picture" in system.unlike
         assert (recipe.teacher.recipe if recipe.teacher else "") == system.teacher
         wanting = {"vgg16", "resnet18"} & {n for n, w in recipe.loss.items() if w}
         assert {f"loss.{name}=0" for name in wanting} <= set(system.sets)

@@ -74,7 +74,7 @@ SYSTEMS = (
     System(
         "unet-resunet", "256x256, Gaussian of 1.5 pixels (as its code, without scaling)", 600, 8, 48,
         ("data.shrink=1",), "unet-resunet-teacher", 400,
-        unlike="The input is not the report's: other pictures, beside GoPro's, and without the scaling down and up that "
+        unlike="The input is not the report's: other pictures beside GoPro's, and without the scaling down and up that "
         "its text tells of, which takes some 0.8 dB off GoPro's (training/PUBLISHED.md)",
         reported=(("input", "24.98 / 0.7622"), ("teacher", "31.83 / 0.948"), ("student", "31.61 / 0.9325")),
     ),

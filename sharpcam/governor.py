@@ -2,8 +2,8 @@
 
 The steps are the models of one family, then the cheapest of them on a picture of half the size, then the picture
 as it comes. That it does not swing between two of them follows from three things: going up asks for much more
-room than going down leaves, both have to hold for a while, and every step up that had to be taken back makes
-the next one wait twice as long.
+room than going down leaves, both have to hold for a while, and after a step up that had to be taken back the next one
+waits eight times as long, unless there is clearly more room than there was then.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ EASY = 0.5  # where this is usual, a late frame now and then is made up for by t
 ROOM = 0.75  # what a frame may usually take at the next step up, as far as can be told
 DOWN_AFTER_S = 2.0
 UP_AFTER_S = 15.0
+IN_VAIN = 8  # how many times as long after a step up that had to be taken back
+BETTER = 0.8  # of what was expected of that step, for which it need not wait so long
 LONGEST_S = 1800.0  # that a step up is put off
 REGRET_S = 120.0  # a step down within so long of a step up takes it back
 
@@ -43,6 +45,9 @@ class Governor:
         self._direction, self._since = 0, 0.0  # of the change that is due, and since when
         self._patience = UP_AFTER_S
         self._stepped_up, self._regretted = float("-inf"), False
+        self._expected = self._hoped = 0.0  # of the next step up, and of the last one when it was taken
+        self._in_vain: dict[Step, float] = {}  # what was hoped of steps that had to be taken back
+        self._no_better = 0.0  # when it last looked as it did then
 
     @property
     def present(self) -> Step:
@@ -64,21 +69,30 @@ class Governor:
         """
         direction = self._wanted(usual, late)
         if direction != self._direction:
-            self._direction, self._since = direction, now
-        patience = self._patience if direction > 0 else DOWN_AFTER_S
-        if direction and now - self._since >= patience:
-            return self._steps[self._at + direction]
-        return None
+            self._direction, self._since, self._no_better = direction, now, now
+        if direction > 0:
+            due = self._is_time_to_go_up(now, usual)
+        else:
+            due = direction < 0 and now - self._since >= DOWN_AFTER_S
+        return self._steps[self._at + direction] if due else None
+
+    def _is_time_to_go_up(self, now: float, usual: float) -> bool:
+        self._expected = self._expected_above(usual)
+        if self._expected >= BETTER * self._in_vain.get(self._steps[self._at + 1], 0.0):
+            self._no_better = now
+        return now - self._no_better >= UP_AFTER_S or now - self._since >= self._patience
 
     def changed(self, now: float, step: Step) -> None:
         """`step` runs from now on."""
         at = self._steps.index(step)
         if at > self._at:
-            self._stepped_up, self._regretted = now, False
+            self._stepped_up, self._regretted, self._hoped = now, False, self._expected
         elif now - self._stepped_up >= REGRET_S:
             self._patience = UP_AFTER_S
+            self._in_vain.clear()
         elif not self._regretted:
-            self._patience, self._regretted = min(self._patience * 2, LONGEST_S), True
+            self._patience, self._regretted = min(self._patience * IN_VAIN, LONGEST_S), True
+            self._in_vain[self.present] = self._hoped
         self._at = at
         self.pause()
 

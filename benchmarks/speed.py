@@ -278,7 +278,7 @@ def table(found: Found, cell: dict[str, Any], groups: Sequence[str] = GROUPS) ->
         ms = row["ms"]
         macs = about["macs_per_pixel"]
         cells = [
-            about["title"] + (" \\*" if row["scaled"] else ""),
+            about["title"] + (_STAR if row["scaled"] else ""),
             about["precision"],
             f"{macs / 1e3:,.1f}" if macs else "",
             f"{digits(ms['p50'])} ({digits(ms['p25'])} to {digits(ms['p75'])})",
@@ -310,16 +310,17 @@ def _title(found: Found, name: str) -> str:
     return title
 
 
+_STAR = " \\*"
+_SCALED = "\\* measured on smaller pictures, times scaled by the pixels."
 NOTE = (
     "Median of the rounds' medians (quartiles) for one frame, I420 in and out; CPU is that of all threads. "
     "GOPS and their share of the machine's peak count the network alone; the share by CPU time counts all that is done "
-    "and does not mind what else the machine does. \\* measured on smaller pictures, "
-    "times scaled by the pixels."
+    f"and does not mind what else the machine does. {_SCALED}"
 )
 
 
 def markdown(found: Found) -> str:
-    parts = [NOTE, "", tiers_table(found), "", "Idle / beside a busy process.", ""]
+    parts = [NOTE, "", tiers_table(found), "", tiers_note(found), ""]
     for name, cell in found["cells"].items():
         parts += [f"## {name}", "", table(found, cell), "", _peak_line(cell)]
         for line in claim_lines(found, name):
@@ -358,9 +359,18 @@ def tiers_table(found: Found) -> str:
             }
             times = [digits(row["ms"]["p50"]) for row in rows.values() if row]
             cpu = next((digits(row["cpu_ms"]["p50"]) for row in rows.values() if row), None)
-            cells.append(f"{' / '.join(times)}, CPU {cpu}" if cpu else "")
+            star = _STAR if any(row and row["scaled"] for row in rows.values()) else ""
+            cells.append(f"{' / '.join(times)}, CPU {cpu}{star}" if cpu else "")
         lines.append(f"| {place} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def tiers_note(found: Found) -> str:
+    """What the figures of that table are: under which of the loads they were measured, and which are scaled."""
+    words = {"idle": "idle", "busy": "beside another process that keeps one core busy"}
+    told = " / ".join(words[load] for load in LOADS if any(n.endswith(f", {load}") for n in found["cells"]))
+    note = f"Median ms of a frame, {told}, and CPU ms of all threads."
+    return f"{note} {_SCALED}" if _STAR in tiers_table(found) else note
 
 
 def claim_lines(found: Found, cell: str) -> list[str]:
@@ -383,9 +393,8 @@ def readme(found: Found) -> dict[str, str]:
     where = (
         f"{about['cpu']}, {about['cores']} cores, ONNX Runtime {about['onnxruntime']}, {found['date'][:10]}."
     )
-    loads = "Median ms of a frame, idle / beside another process that keeps one core busy, and CPU ms of all threads."
     return {
         "table": f"{table(found, cell)}\n\n{name}; {where} {NOTE} {_peak_line(cell)}",
-        "claims": "\n".join(claim_lines(found, name)),
-        "tiers": f"{tiers_table(found)}\n\n{loads} {where}",
+        "claims": "\n".join([*claim_lines(found, name), "", f"Of a frame, {name}; {where}"]),
+        "tiers": f"{tiers_table(found)}\n\n{tiers_note(found)} {where}",
     }

@@ -136,6 +136,7 @@ def test_readme_block(found: dict[str, Any]) -> None:
         "`m` is 4.5 times (3.5 by CPU time) as fast as `m` in float32 and 20.0 times (15.0 by CPU time) as "
     )
     assert speed.readme(found)["claims"].startswith(claim)
+    assert "Of a frame, 720p, 2 threads, idle; A processor" in speed.readme(found)["claims"]
     # where the main cell was not measured, the first stands for it
     found["cells"] = {"480p, 1 thread, busy": found["cells"][speed.MAIN]}
     assert "480p, 1 thread, busy" in speed.readme(found)["table"]
@@ -155,6 +156,19 @@ def test_tiers_at_every_size(found: dict[str, Any]) -> None:
         "| 480p, 1 thread |  |",
     ]
     assert lines[2] in speed.readme(found)["tiers"]
+
+
+def test_tiers_tell_the_loads_that_were_measured_and_what_is_scaled(found: dict[str, Any]) -> None:
+    alone = "Median ms of a frame, idle, and CPU ms of all threads."
+    for text in (speed.markdown(found), speed.readme(found)["tiers"]):
+        assert alone in text
+        assert "busy" not in text.partition("##")[0]
+    assert "smaller pictures" not in speed.readme(found)["tiers"]
+    found["cells"]["720p, 2 threads, busy"] = {"rows": {"m": ms(30, 21, scaled=True)}}
+    text = speed.readme(found)["tiers"]
+    assert "| 720p, 2 threads | 10.0 / 30.0, CPU 20.0 \\* |" in text
+    assert "Median ms of a frame, idle / beside another process that keeps one core busy, and" in text
+    assert "threads. \\* measured on smaller pictures, times scaled by the pixels. A processor" in text
 
 
 @pytest.mark.parametrize(

@@ -379,9 +379,14 @@ def mean_gain(sets: dict[str, Any], kind: str) -> float | None:
 def points(found: Found, speed: Found, cell: str, panel: str) -> list[tuple[str, float, float]]:
     """(title, ms, mean gain in dB) of everything that was measured in both rooms, on the panel's sets.
 
-    What is slow counts with its few pictures.
+    What is slow counts with its few pictures. A model that has another file there than here is left out.
     """
-    rows = speed["cells"][cell]["rows"]
+    mine, theirs = (room["settings"]["models"] for room in (found, speed))
+    rows = {
+        name: row
+        for name, row in speed["cells"][cell]["rows"].items()
+        if name not in theirs or theirs[name] == mine.get(name)
+    }
     told: list[tuple[str, float, float]] = []
     for where in ("sets", "few"):
         sets = {name: one for name, one in found[where].items() if _PANELS[panel](name)}

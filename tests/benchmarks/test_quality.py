@@ -216,6 +216,7 @@ def found() -> dict[str, Any]:
     return {
         "machine": {"cpu": "A processor", "cores": 2, "onnxruntime": "1.0"},
         "date": "2026-01-02T",
+        "settings": {"models": {"m": "c0ffee", "teacher": "beef"}},
         "sets": {
             "clip-office": {"clip": True, "pictures": 24, "of": 24, "report": clip},
             "webcam": {"clip": False, "pictures": 3, "of": 25, "report": still},
@@ -254,6 +255,7 @@ def speed_results(**ms: float) -> dict[str, Any]:
         "room": "speed",
         "machine": machine,
         "date": "2026-01-02T",
+        "settings": {"models": {"m": "c0ffee", "teacher": "beef"}},
         "cells": {"720p, 2 threads, idle": {"rows": rows}},
     }
 
@@ -275,6 +277,16 @@ def test_points_are_what_both_rooms_know(found: dict[str, Any]) -> None:
     # the mean is over the same sets for all: what was not measured on one of them has none
     del found["sets"]["clip-office"]["report"]["m"]
     assert [name for name, *_ in quality.points(found, speed, cell, "clips")] == ["`unet-lightunet`"]
+
+
+def test_points_are_of_one_version_of_a_model(found: dict[str, Any]) -> None:
+    """The rooms are measured one after the other, and a model may have been exported anew in between."""
+    speed, cell = speed_results(m=10, unsharp_bgr=4, teacher=900), "720p, 2 threads, idle"
+    speed["settings"]["models"] = {"m": "an older one", "teacher": "beef"}
+    names = [name for name, *_ in quality.points(found, speed, cell, "stills")]
+    assert names == ["unsharp mask", "`teacher` (few)"]
+    speed["settings"]["models"] = {}  # networks that ship nowhere have random weights there
+    assert len(quality.points(found, speed, cell, "stills")) == 3
 
 
 def test_frontier() -> None:

@@ -225,7 +225,10 @@ def _read_file(path: Path) -> dict[str, tuple[Any, int]]:
         values = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", "name another with --config") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}, line {line}: is not UTF-8", "save the file as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}", 'text needs quotes: size = "1280x720"') from error
     lines = _lines(text)
     found = {}

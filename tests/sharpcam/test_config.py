@@ -145,8 +145,8 @@ def test_text_that_is_not_toml(tmp_path: Path, text: str) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert "No such file" in str(failure(tmp_path / "gone.toml"))
     assert "Is a directory" in str(failure(tmp_path))
-    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
-    assert "not TOML" in str(failure(tmp_path / "binary.toml"))
+    (tmp_path / "latin.toml").write_bytes(b'[model]\n\nname = "\xe9"\n')
+    assert "latin.toml, line 3: is not UTF-8" in str(failure(tmp_path / "latin.toml"))
     assert "gone" in str(failure(env={"SHARPCAM_CONFIG": str(tmp_path / "gone")}))
 
 

@@ -248,9 +248,10 @@ class Daemon:
     def _tell_systemd(self, status: str) -> None:
         now = self._clock()
         if status != self._told or now >= self._next_told:
+            # this thread lives, but what the meeting needs is the others: without a word systemd starts us again;
+            # where this one comes late, too, the whole process stood still, and they have yet to come round
+            hung = self._pipeline.hung_s > HUNG_S and now < self._next_told + ALIVE_EVERY_S
             self._told, self._next_told = status, now + ALIVE_EVERY_S
-            # this thread lives, but what the meeting needs is the others: without a word systemd starts us again
-            hung = self._pipeline.hung_s > HUNG_S
             if hung:
                 log.error("a thread hangs seconds=%.0f", self._pipeline.hung_s)
             self._systemd.tell("READY=1", f"STATUS={status}", *([] if hung else ["WATCHDOG=1"]))

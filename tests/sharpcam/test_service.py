@@ -223,6 +223,8 @@ def test_a_thread_that_hangs_is_a_case_for_the_watchdog(
         until(lambda: rig.pipeline.hung_s > 0.3)
         rig.tick(ALIVE_EVERY_S)
         assert heard(manager) == ["READY=1", "STATUS=live: somebody watches"]
+        rig.tick(30.0)
+        assert "WATCHDOG=1" in heard(manager), "the whole process stood still, as in a suspended machine"
         rig.sink.gate.set()
         until(lambda: rig.pipeline.hung_s < 0.3)
         rig.tick(ALIVE_EVERY_S)

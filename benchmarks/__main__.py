@@ -23,6 +23,7 @@ from sharpcam.files import temporary_beside, write_whole
 # a small run never takes the place of results that are kept
 QUICK_FOLDER = Path("out") / "benchmarks"
 NEEDED = ("onnx", "matplotlib")
+EXTRAS = "training,benchmarks"  # all that any room asks for
 ROOMS = ("speed", "quality", "pipeline", "scaling", "published")
 ON_REQUEST = ("gpu", "training")  # not among all of them: they want hardware of their own
 
@@ -91,6 +92,9 @@ def work(args: argparse.Namespace, rooms: dict[str, Room]) -> int:
             found[name] = visit(name, rooms[name], args)
         except SharpCamError as error:  # the other rooms are still worth their time
             explain(error)
+            failures += 1
+        except ModuleNotFoundError as error:
+            explain(ConfigError(f"room {name} needs {error.name}", f"run: pip install '.[{EXTRAS}]'"))
             failures += 1
     if args.json is not None:
         text = json.dumps({"machine": results.machine(), "rooms": found}, indent=1) + "\n"

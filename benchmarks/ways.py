@@ -194,9 +194,12 @@ def run_file(way: str, plan: Plan, clip: Path, frames: int) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        done = subprocess.run(
-            command(way, plan, str(clip), None, report), capture_output=True, text=True, timeout=600
-        )
+        try:
+            done = subprocess.run(
+                command(way, plan, str(clip), None, report), capture_output=True, text=True, timeout=600
+            )
+        except FileNotFoundError as error:
+            raise MediaError(f"{way} cannot be run: there is no {error.filename}", "install it") from error
         if done.returncode:
             raise MediaError(f"{way} did not work: {done.stderr.strip()[-600:] or 'it said nothing'}")
         if report.exists():

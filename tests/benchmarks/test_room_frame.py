@@ -124,6 +124,19 @@ def test_a_failing_room_is_one_line_and_the_others_go_on(
     assert not (tmp_path / "bad.json").exists()
 
 
+def test_a_room_without_its_packages_says_which_and_the_others_go_on(
+    room: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = Counting()
+    bad.stop_at, bad.error = 0, ModuleNotFoundError("No module named 'torch'", name="torch")
+    bad.add_arguments = lambda group: None  # type: ignore[method-assign]
+    monkeypatch.setattr(frame, "load_rooms", lambda: {"bad": bad, "counting": room})
+    assert frame.main(["--out", str(tmp_path)]) == 1
+    said = "benchmarks: room bad needs torch\n  hint: run: pip install '.[training,benchmarks]'\n"
+    assert said in capsys.readouterr().err
+    assert (tmp_path / "counting.json").exists()
+
+
 def test_redraw_measures_nothing(room: Counting, tmp_path: Path) -> None:
     assert frame.main(["--out", str(tmp_path), "--count-to", "2"]) == 0
     room.measured.clear()

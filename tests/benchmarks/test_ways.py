@@ -83,6 +83,14 @@ def test_a_way_that_fails_says_why(plan: Plan, tmp_path: Path) -> None:
         run_file(SHARPCAM, plan, tmp_path / "none.avi", 1)
 
 
+def test_a_way_without_its_program_says_so(
+    plan: Plan, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MediaError, match="ffmpeg cas cannot be run: there is no ffmpeg"):
+        run_file("ffmpeg cas", plan, clip, 6)
+
+
 def test_commands_name_devices_on_both_ends(plan: Plan, tmp_path: Path) -> None:
     report = tmp_path / "r.json"
     for way in ways.WAYS:

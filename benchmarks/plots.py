@@ -45,24 +45,35 @@ def plain(title: str) -> str:
     return title.replace("`", "")
 
 
+def source(found: Found) -> str:
+    """Where and when it was measured."""
+    return f"{machine_line(found['machine'])}, {found['date'][:10]}"
+
+
 def caption(axes: Any, found: Found, more: str = "") -> None:
     """Where and when it was measured, below the axes at the right."""
-    text = f"{machine_line(found['machine'])}, {found['date'][:10]}{more}"
     axes.annotate(
-        text, (1, 0), (0, -34), xycoords="axes fraction", textcoords="offset points",
+        f"{source(found)}{more}", (1, 0), (0, -34), xycoords="axes fraction", textcoords="offset points",
         ha="right", va="top", fontsize=7, color=GREY,
     )  # fmt: skip
 
 
-def logarithmic(axes: Any) -> None:
-    """A logarithmic x axis with numbers as people write them."""
+def logarithmic(axes: Any, narrow: bool = False) -> None:
+    """A logarithmic x axis with numbers as people write them; `narrow` has room for powers of ten alone."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log")
     low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if narrow or high >= 1000 * low else (1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.9g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def mark_frame_time(axes: Any) -> None:
+    """The time between two frames at 30 fps, on an x axis of milliseconds."""
+    axes.axvline(FRAME_MS, color=GREY, linestyle="--", linewidth=1, zorder=0.5)
+    axes.annotate("30 fps", (FRAME_MS, 1), (3, 2), xycoords=("data", "axes fraction"),
+                  textcoords="offset points", color=GREY, fontsize=8)  # fmt: skip
 
 
 def speed_bars(found: Found, cell: str, path: Path) -> Path:
@@ -87,14 +98,13 @@ def speed_bars(found: Found, cell: str, path: Path) -> Path:
         star = "*" if rows[name]["scaled"] else ""
         axes.annotate(
             f"{ms['p50']:,.3g}{star}" if ms["p50"] < 1000 else f"{ms['p50']:,.0f}{star}",
-            (max(ms["p50"], ms["p75"], cpu), place), (4, 0), textcoords="offset points", va="center", fontsize=8,
+            (max(ms["p50"], ms["p75"], cpu), place), (6, 0), textcoords="offset points", va="center", fontsize=8,
+            bbox={"color": "white", "pad": 0.5},  # above the mark of 30 fps
         )  # fmt: skip
     axes.set_yticks(range(len(names)), [_label(about[n]) for n in names])
     logarithmic(axes)
     axes.margins(x=0.12, y=0.01)
-    axes.axvline(FRAME_MS, color=GREY, linestyle="--", linewidth=1)
-    axes.annotate("30 fps", (FRAME_MS, 1), (3, 2), xycoords=("data", "axes fraction"),
-                  textcoords="offset points", color=GREY, fontsize=8)  # fmt: skip
+    mark_frame_time(axes)
     axes.set_xlabel("ms a frame, I420 in and out")
     axes.set_title(cell, loc="left", pad=16)  # above the mark of 30 fps
     shown = [g for g in GROUPS if any(about[n]["group"] == g for n in names)]
@@ -158,11 +168,12 @@ def pareto(panels: dict[str, list[tuple[str, float, float]]], speed: Found, cell
         for label, ms, gain in points:
             best = (label, ms, gain) in front
             axes.plot(ms, gain, "o", color=COLORS[0] if best else "#999999", markersize=7)
-            axes.annotate(plain(label), (ms, gain), (5, 5), textcoords="offset points", fontsize=8)
-        axes.axhline(0, color=GREY, linewidth=1)
-        axes.axvline(FRAME_MS, color=GREY, linestyle="--", linewidth=1)
+            axes.annotate(plain(label), (ms, gain), (0, -8), textcoords="offset points", ha="center", va="top",
+                          fontsize=8, bbox={"color": "white", "pad": 0.5}, zorder=2)  # fmt: skip
+        axes.axhline(0, color=GREY, linewidth=1, zorder=0.5)
         logarithmic(axes)
         axes.margins(x=0.2, y=0.12)
+        mark_frame_time(axes)
         axes.set_xlabel(f"ms a frame, {cell}")
         axes.set_ylabel("gain over the input, dB of PSNR")
         axes.set_title(name, loc="left")

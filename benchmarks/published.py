@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import plots, quality, results
+from benchmarks import plots, quality
 from benchmarks.room import Found, Run
 from sharpcam.errors import ConfigError
 from training.errors import DataError, RecipeError, TrainingError
@@ -377,10 +377,13 @@ def draw(found: Found, folder: Path) -> list[Path]:
             axes.scatter(_ms(found, name, kind), gain, color=color, zorder=3)
             label = rows[kind]["network"] if kind == "student" else kind
             axes.annotate(label, (_ms(found, name, kind), gain), xytext=(0, 6), textcoords="offset points",
-                          ha="right" if kind == "student" else "center", fontsize=8)  # fmt: skip
-        axes.axhline(0, color=plots.GREY, linewidth=0.8)
-        axes.set(xscale="log", title=name, xlabel="ms of CPU, 720p")
-        axes.margins(y=0.2)
+                          ha="right" if kind == "student" else "center", fontsize=8,
+                          bbox={"color": "white", "pad": 0.5}, zorder=2)  # fmt: skip
+        axes.axhline(0, color=plots.GREY, linewidth=0.8, zorder=0.5)
+        plots.logarithmic(axes, narrow=True)
+        axes.set(xlabel="ms of CPU, 720p")
+        axes.set_title(f"{name}\n{rows['student']['steps']:,} steps", fontsize=9)
+        axes.margins(x=0.15, y=0.2)
     panels[0].set_ylabel("PSNR gain over the input, dB")
-    figure.suptitle(results.machine_line(found["machine"]), fontsize=7, color=plots.GREY)
+    figure.supxlabel(plots.source(found), x=0.99, ha="right", fontsize=7, color=plots.GREY)
     return [plots.write(figure, folder / "published-gains.png")]

@@ -161,16 +161,17 @@ def _draw_cost(found: Found, path: Path) -> Path:
     pixels.set_xticks(list(ticks), list(ticks.values()))
     pixels.minorticks_off()
     pixels.set_title(f"pixels, model {found['settings']['model']}", loc="left")
-    for place, (threads, color) in enumerate(zip(found["models"], COLORS, strict=False)):
+    tops: dict[str, tuple[float, float]] = {}  # of shipped models, above all that is drawn of them
+    for threads, color in zip(found["models"], COLORS, strict=False):
         rows = sorted((r for r in found["models"][threads]["rows"] if r["macs_per_pixel"]), key=_macs)
         x = [row["macs_per_pixel"] / 1e3 for row in rows]
         _line(models, x, rows, color, many(threads), join=False)
         for row, at in zip(rows, x, strict=True):
             if row["shipped"]:
-                ms = row["ms"]["p50"]
-                if place == 0:
-                    models.annotate(row["name"], (at, ms), (0, 9), textcoords="offset points", ha="center")
-                models.plot(at, ms, "o", color=color, markersize=9, markerfacecolor="none")
+                models.plot(at, row["ms"]["p50"], "o", color=color, markersize=9, markerfacecolor="none")
+                tops[row["name"]] = at, max(row["ms"]["p75"], tops.get(row["name"], (at, 0.0))[1])
+    for name, top in tops.items():
+        models.annotate(name, top, (0, 7), textcoords="offset points", ha="center")
     models.set_xscale("log")
     _plain_ticks(models.xaxis)
     models.set_xlabel("kMAC a pixel")

@@ -313,6 +313,7 @@ def test_plots(found: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Monkey
     paths = quality.draw(found, tmp_path)
     assert [path.name for path in paths] == ["quality-gains.png", "quality-pareto.png"]
     assert [axes.get_title(loc="left") for axes in figures[-1].axes] == ["clips", "stills"]
+    assert all("30 fps" in [text.get_text() for text in axes.texts] for axes in figures[-1].axes)
     assert all(cv2.imread(str(path)) is not None for path in paths)
 
 

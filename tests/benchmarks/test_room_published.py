@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
 from made_data import drawn, write_picture
 
 import benchmarks.__main__ as frame
-from benchmarks import published
+from benchmarks import plots, published
 from sharpcam.models import find_model
 from training import card
 from training.recipe import load_recipe
@@ -90,6 +90,18 @@ def test_the_page_says_what_makes_a_comparison_uneven() -> None:
     assert "portrait that was held out is there several times" in parts["unet-lightunet"]
     assert "469,155 and 20,190" in parts["unet-lightunet"]
     assert "ours learn from the truth." in parts["restormer-cnn"]
+
+
+def test_the_plot_says_when_and_after_how_many_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "write", lambda figure, path: (figures.append(figure), path)[1])
+    assert published.draw(found(), tmp_path) == [tmp_path / "published-gains.png"]
+    (axes,) = figures[0].axes
+    assert axes.get_title() == "unet-resunet\n500 steps"
+    assert {text.get_text() for text in axes.texts} == {"resunet405k", "s", "m", "l"}
+    assert figures[0].get_supxlabel() == "a CPU, 2 cores, ONNX Runtime 1, 2026-11-20"
+    figures[0].canvas.draw()
+    assert {"10", "100", "1,000"} <= {tick.get_text() for tick in axes.get_xticklabels()}
 
 
 def test_systems_are_those_of_the_recipes() -> None:

@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path)
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    cv2.setNumThreads(args.threads)  # as every program of the comparison
     meter = Meter()
     try:
         network = Network(open_session(args.model, args.threads))

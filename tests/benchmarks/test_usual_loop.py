@@ -151,7 +151,13 @@ def test_from_a_file_to_a_report(twin: Path, tmp_path: Path, monkeypatch: pytest
     argv = ["usual_loop", str(clip), "--model", str(twin), "--report", str(report)]
     monkeypatch.setattr("sys.argv", argv)
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    usual_loop.main()
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        usual_loop.main()
+        assert cv2.getNumThreads() == 1  # as many as the network's
+    finally:
+        cv2.setNumThreads(threads)
     found = json.loads(report.read_text())
     assert found["frames"] == 3
     assert found["stages_cpu_ms"]["inference"] > 0

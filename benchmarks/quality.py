@@ -13,6 +13,7 @@ more than `SLOW` MACs a pixel see a few pictures of each set, and everything els
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial
@@ -66,9 +67,19 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
         "slow_pictures": args.slow_pictures or (1 if args.quick else 4),
         "subjects": args.subjects,
         "models": {name: model.manifest.sha256 for name, model in models(args).items()},
-        "teacher": args.teacher.name if args.teacher else None,
+        "teacher": teacher_file(args.teacher) if args.teacher else None,
         "lpips": args.weights.is_dir(),
     }
+
+
+def teacher_file(path: Path) -> dict[str, str]:
+    """Name and checksum: a run does not go on with another checkpoint of the same name. Raises MediaError."""
+    try:
+        with path.open("rb") as file:
+            return {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    except OSError as error:
+        hint = "train one with: python -m training.teacher"
+        raise MediaError(f"cannot read the teacher {path}: {error.strerror}", hint) from error
 
 
 def find_sets(args: argparse.Namespace) -> list[tuple[str, Path]]:

@@ -179,6 +179,20 @@ def test_without_sets_it_says_how_to_make_them(
     assert "training.validation" in said
 
 
+def test_another_teacher_of_the_same_name_begins_another_run(sets: Path, tmp_path: Path) -> None:
+    teacher = tmp_path / "best.pt"
+    rooms = frame.load_rooms()
+    args = frame.arguments(rooms, ["quality", "--sets", str(sets), "--teacher", str(teacher)])
+    with pytest.raises(MediaError, match="cannot read the teacher"):
+        quality.settings(args)
+    teacher.write_bytes(b"one")
+    before = quality.settings(args)
+    assert before == quality.settings(args)
+    assert str(tmp_path) not in json.dumps(before)
+    teacher.write_bytes(b"another")
+    assert before != quality.settings(args)
+
+
 def test_subset() -> None:
     numbers: list[Any] = list(range(25))
     assert quality.subset(numbers, None, True) == numbers

@@ -45,13 +45,11 @@ export class Panes {
   }
 
   zoom(how, at = { x: 0.5, y: 0.5 }) {
+    if (!this.#panes.length) return;
     const now = this.#scale();
-    const least = Math.min(this.#fit(), 1);
     if (how === "fit") this.#view.scale = 0;
-    else if (how === "one") this.#view.scale = 1;
-    else this.#grow(how === "in" ? 1.5 : 1 / 1.5, at);
-    if (this.#view.scale && this.#view.scale < least && how === "out") this.#view.scale = 0;
-    if (this.#scale() !== now) this.#draw();
+    else this.#grow({ one: 1, in: now * 1.5, out: now / 1.5 }[how], at);
+    this.#draw();
   }
 
   // What is seen now, all pictures beside each other in their own pixels, with their names.
@@ -94,25 +92,32 @@ export class Panes {
     return this.#panes.length ? this.#view.scale || this.#fit() : 0;
   }
 
-  // Zooms so that what lies at `at`, a share of the pane's sides, stays there.
-  #grow(factor, at) {
+  // Zooms to `scale` so that what lies at `at`, a share of the pane's sides, stays there.
+  #grow(scale, at) {
     const { bitmap, canvas } = this.#panes[0];
     const before = this.#scale();
-    const after = clamp(before * factor, Math.min(this.#fit(), 1), MOST);
+    const after = clamp(scale, Math.min(this.#fit(), 1), MOST);
     const shift = (side, length, share) => (share - 0.5) * side * (1 / before - 1 / after) / length;
     this.#view.x += shift(canvas.width, bitmap.width, at.x);
     this.#view.y += shift(canvas.height, bitmap.height, at.y);
-    this.#view.scale = after;
+    this.#view.scale = after === this.#fit() ? 0 : after; // what fits goes on fitting when the window changes
   }
 
   #move(dx, dy) { // in screen pixels
-    const { bitmap, canvas } = this.#panes[0];
+    const { bitmap } = this.#panes[0];
     const scale = this.#scale();
-    const half = (side, length) => Math.min(0.5, side / scale / length / 2);
-    const [x, y] = [half(canvas.width, bitmap.width), half(canvas.height, bitmap.height)];
-    this.#view.x = clamp(this.#view.x + dx / scale / bitmap.width, x, 1 - x);
-    this.#view.y = clamp(this.#view.y + dy / scale / bitmap.height, y, 1 - y);
+    this.#view.x += dx / scale / bitmap.width;
+    this.#view.y += dy / scale / bitmap.height;
     this.#draw();
+  }
+
+  // No part beside the picture is seen: the next zoom begins at what is shown, not at what was asked for.
+  #stayInside() {
+    const { bitmap, canvas } = this.#panes[0];
+    const half = (side, length) => Math.min(0.5, side / this.#scale() / length / 2);
+    const [x, y] = [half(canvas.width, bitmap.width), half(canvas.height, bitmap.height)];
+    this.#view.x = clamp(this.#view.x, x, 1 - x);
+    this.#view.y = clamp(this.#view.y, y, 1 - y);
   }
 
   #draw() {
@@ -122,17 +127,14 @@ export class Panes {
       if (canvas.width !== width) canvas.width = width;
       if (canvas.height !== height) canvas.height = height;
     }
+    if (this.#panes.length) this.#stayInside();
     for (const { bitmap, canvas } of this.#panes) {
       const pen = canvas.getContext("2d");
       const scale = this.#scale();
       pen.imageSmoothingEnabled = scale < 2;
       pen.imageSmoothingQuality = "high";
-      const place = (share, length, side) => {
-        const long = length * scale;
-        return long <= side ? (side - long) / 2 : clamp(side / 2 - share * long, side - long, 0);
-      };
-      const left = place(this.#view.x, bitmap.width, canvas.width);
-      const top = place(this.#view.y, bitmap.height, canvas.height);
+      const left = canvas.width / 2 - this.#view.x * bitmap.width * scale;
+      const top = canvas.height / 2 - this.#view.y * bitmap.height * scale;
       pen.clearRect(0, 0, canvas.width, canvas.height);
       pen.drawImage(bitmap, Math.round(left), Math.round(top), bitmap.width * scale, bitmap.height * scale);
     }
@@ -145,7 +147,7 @@ export class Panes {
     };
     canvas.addEventListener("wheel", (event) => {
       event.preventDefault();
-      this.#grow(Math.exp(-event.deltaY / 400), share(event));
+      this.#grow(this.#scale() * Math.exp(-event.deltaY / 400), share(event));
       this.#draw();
     }, { passive: false });
     canvas.addEventListener("dblclick", (event) => this.zoom(this.#view.scale ? "fit" : "one", share(event)));
@@ -169,7 +171,7 @@ export class Panes {
       this.#pointers.set(event.pointerId, event);
       if (others.length) { // two fingers
         const apart = (one) => Math.hypot(one.clientX - others[0].clientX, one.clientY - others[0].clientY);
-        this.#grow(apart(event) / Math.max(1, apart(last)), share(event));
+        this.#grow(this.#scale() * apart(event) / Math.max(1, apart(last)), share(event));
         this.#draw();
       } else {
         const density = window.devicePixelRatio || 1;

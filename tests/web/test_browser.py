@@ -300,6 +300,93 @@ def test_the_strip_is_saved_in_full_size(app: App) -> None:
     assert np.array_equal(strip[28:, 208:408, ::-1], noise(200, 120, 3))  # the sharp one, pixel by pixel
 
 
+def test_a_sharp_picture_belongs_to_one_soft_picture(app: App, tmp_path: Path) -> None:
+    assert app.chrome.run("document.getElementById('sharp-told').textContent") == "sharp.png"
+    app.chrome.choose_files("#soft", picture_file(tmp_path / "other.png", noise(64, 48)))
+    app.chrome.until("document.getElementById('soft-told').textContent === 'other.png'")
+    assert app.chrome.run("document.getElementById('sharp-told').textContent").startswith("optional")
+
+
+FAILING = """(async () => {
+  const { compare } = await import(new URL("api.js", location.href));
+  const pictures = await Promise.all([32, 48].map((side) => {
+    const canvas = new OffscreenCanvas(side, side);
+    canvas.getContext("2d").fillRect(0, 0, side, side);
+    return canvas.convertToBlob();
+  }));
+  const told = [];
+  for (let i = 0; i < 3; i++) {
+    try {
+      for await (const record of compare({ source: "upload", models: [] }, pictures)) told.push(record.kind);
+    } catch (error) {
+      told.push(error.message.split(",")[0]);
+    }
+  }
+  return told;
+})()"""
+
+
+def test_after_a_failure_the_next_may_begin_at_once(app: App) -> None:
+    assert app.chrome.run(FAILING) == ["the soft picture is 32x32"] * 3
+
+
+def ramp(width: int, height: int) -> Any:
+    """A picture whose red tells the column, and green the row."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    return np.dstack([columns * 256 // width, rows * 256 // height, 0 * rows]).astype(np.uint8)
+
+
+def test_zoom_goes_to_where_the_mouse_points(app: App, tmp_path: Path) -> None:
+    app.tab("compare")
+    app.chrome.choose_files("#soft", picture_file(tmp_path / "ramp.png", ramp(1600, 1200)))
+    boxes = "document.querySelectorAll('#compare-models input')"
+    chosen = app.chrome.run(f"JSON.stringify([...{boxes}].map((box) => box.checked))")
+    app.chrome.run(f"{boxes}.forEach((box) => {{ box.checked = false; }})")
+    app.chrome.until("document.getElementById('soft-told').textContent === 'ramp.png'")
+    app.chrome.click("#compare-run")
+    app.chrome.until("document.getElementById('compare-cancel').disabled")
+    app.chrome.run("document.querySelector('#compare-panes canvas').scrollIntoView()")
+    pane = "document.querySelector('#compare-panes canvas')"
+    left, top, width, height = app.chrome.run(
+        f"(({{left, top, width, height}}) => [left, top, width, height])({pane}.getBoundingClientRect())"
+    )
+
+    def at(x: float, y: float) -> list[int]:
+        script = (
+            f"[...{pane}.getContext('2d').getImageData({x} * {width}, {y} * {height}, 1, 1).data].slice(0, 2)"
+        )
+        return list(app.chrome.run(script))
+
+    def wheel(x: float, y: float, delta: float) -> None:
+        where = {"x": left + x * width, "y": top + y * height}
+        app.chrome.call("Input.dispatchMouseEvent", type="mouseWheel", deltaX=0, deltaY=delta, **where)
+
+    whole = at(0.02, 0.02)
+    wheel(0.1, 0.1, -400)
+    assert at(0.1, 0.1) == pytest.approx([0.1 * 256] * 2, abs=2)
+    assert at(0.02, 0.02) != whole
+    wheel(0.9, 0.9, 300)  # stops at the edges of the picture
+    seen = at(0.5, 0.5)
+    wheel(0.5, 0.5, -300)
+    assert at(0.5, 0.5) == pytest.approx(seen, abs=2)
+    app.chrome.click("[data-zoom=fit]")
+    for clicks in (1, 2):
+        for kind in ("mousePressed", "mouseReleased"):
+            where = {"x": left + 0.2 * width, "y": top + 0.2 * height}
+            app.chrome.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=clicks, **where)
+    assert at(0.2, 0.2) == pytest.approx([0.2 * 256] * 2, abs=2)
+    assert at(0.02, 0.02) != whole
+    for _ in range(5):
+        app.chrome.click("[data-zoom=out]")
+    app.chrome.look(1000, 800)  # what was zoomed out to its whole stays whole
+    app.chrome.until(f"{pane}.width < {width}")
+    assert app.chrome.run(
+        f"[...{pane}.getContext('2d').getImageData({pane}.width - 1, {pane}.height - 1, 1, 1).data].slice(0, 2)"
+    ) == pytest.approx([255, 255], abs=2)
+    app.chrome.look(1280, 800)
+    app.chrome.run(f"{boxes}.forEach((box, at) => {{ box.checked = {chosen}[at]; }})")
+
+
 def test_a_frame_is_taken(app: App) -> None:
     app.chrome.click("#take")
     app.chrome.until("document.getElementById('soft-told').textContent === 'frame.png'")

@@ -46,14 +46,16 @@ export async function* compare(job, pictures, signal) {
   const response = await checked(fetch("compare", { method: "POST", headers, body, signal }));
   const bytes = new Bytes(response.body.getReader());
   let ended = false;
+  let failure = null;
   for (let head = await bytes.read(4); head; head = await bytes.read(4)) {
     const size = new DataView(head.buffer).getUint32(0);
     const record = JSON.parse(new TextDecoder().decode(await bytes.read(size)));
     record.data = new Blob([record.bytes ? await bytes.read(record.bytes) : ""]);
-    if (record.kind === "failed") throw new Failure(record.error, record.hint);
     ended = record.kind === "end";
-    yield record;
+    if (record.kind === "failed") failure = new Failure(record.error, record.hint);
+    else yield record;
   }
+  if (failure) throw failure; // not before the stream ends: until then the server takes no other comparison
   if (!ended) throw new Failure("the comparison broke off", "try again");
 }
 

@@ -39,8 +39,8 @@ export class Compare {
   }
 
   #take(soft) {
+    if (this.#soft || soft.scene !== undefined) this.#sharp = null; // it was the last one's; a scene brings its own
     this.#soft = soft;
-    if (soft.scene !== undefined) this.#sharp = null; // the scene brings its own
     this.#tell();
     $("compare-run").focus();
   }

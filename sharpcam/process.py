@@ -146,6 +146,12 @@ def _run_pictures(
             on_progress(number, total)
             try:
                 picture = read_picture(source)
+                if max(picture.rgb.shape[:2]) > MAX_SIDE:
+                    width, height = reversed(picture.rgb.shape[:2])
+                    raise FormatMismatch(
+                        f"{source} is {width}x{height}: a side may have {MAX_SIDE} pixels",
+                        "scale it down first",
+                    )
                 if engine is None:
                     engine = load(_engine_size(picture))
                     engine.strength = strength

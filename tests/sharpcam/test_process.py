@@ -292,6 +292,16 @@ def test_unreadable_pictures_are_left_out_and_listed(tmp_path, fake):
     assert sorted(os.listdir(tmp_path / "out")) == ["a.png", "c.png"]
 
 
+def test_a_picture_too_large_for_a_frame_is_named(tmp_path, fake):
+    save(tmp_path / "in" / "wide.png", photo(MAX_SIDE + 8, 16))
+    save(tmp_path / "in" / "small.png", photo(40, 30))
+    outcome = job(tmp_path / "in", tmp_path / "out", fake)
+    (told,) = outcome.failures
+    assert str(told) == f"{tmp_path}/in/wide.png is {MAX_SIDE + 8}x16: a side may have {MAX_SIDE} pixels"
+    assert told.hint
+    assert os.listdir(tmp_path / "out") == ["small.png"]
+
+
 def test_pictures_that_do_not_fit_are_left_out_too(tmp_path, fake):
     def process(frame, out, inner=fake.process):
         if frame.width > 60:

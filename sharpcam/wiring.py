@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sharpcam.config import Config
+from sharpcam.devices import find_virtual_camera
 from sharpcam.engine import Engine
 from sharpcam.errors import ConfigError, DeviceBusy, DeviceNotFound
 from sharpcam.sinks import Sink
@@ -86,6 +88,15 @@ def reopener(config: Config, source: Source) -> Callable[[], Source] | None:
         return opened
 
     return reopen
+
+
+def check_sink(config: Config) -> None:
+    """Raises DeviceNotFound where there is no virtual camera to write to: sooner than a camera's light goes on
+    for nothing, which at login, before the driver is loaded, would be every few seconds."""
+    sink = config.output.sink
+    named = "/" not in sink or sink.startswith("/dev/")
+    if sys.platform == "linux" and sink != NULL and named and not is_media(sink):
+        find_virtual_camera(None if sink == "auto" else sink)
 
 
 def open_sink(config: Config, source: Source, kept: int | None = None) -> Sink:

@@ -25,7 +25,7 @@ from sharpcam.daemon.setup import make_daemon
 from sharpcam.errors import MediaError
 from sharpcam.files import write_whole
 from sharpcam.pipeline import Pipeline
-from sharpcam.wiring import open_sink, open_source, open_source_or_wait, reopener
+from sharpcam.wiring import check_sink, open_sink, open_source, open_source_or_wait, reopener
 
 _PLAIN_EVERY_S = 10.0
 _LIVE_EVERY_S = 0.25
@@ -79,6 +79,7 @@ def _build(
     wait: bool,
 ) -> tuple[Pipeline, LiveEngine, Daemon]:
     """All parts, opened and announced; what was opened is closed again when a later one fails."""
+    check_sink(config)
     with contextlib.ExitStack() as undo:
         opened = open_source_or_wait(config, source) if wait else open_source(config, source)
         undo.callback(opened.close)

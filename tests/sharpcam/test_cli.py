@@ -114,6 +114,7 @@ def fakes(
         return camera
 
     monkeypatch.setattr(sharpcam.cli.run, "open_source", open_source)
+    monkeypatch.setattr(sharpcam.cli.run, "check_sink", lambda _: None)
     monkeypatch.setattr(sharpcam.cli.run, "open_sink", lambda *_: sink)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
     with tempfile.TemporaryDirectory(
@@ -391,6 +392,18 @@ def test_full_disk(sink: Sink, tmp_path: Path, model: tuple[object, ...]) -> Non
     report = json.loads(path.read_text())
     assert (report["exit"], report["frames_out"]) == ("failed", 5)
     assert "no space left" in report["error"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere pyvirtualcam looks for it")
+def test_no_camera_lights_up_for_a_virtual_camera_that_is_not_there(
+    camera: Camera, monkeypatch: pytest.MonkeyPatch, fakes: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(sharpcam.cli.run, "check_sink", sharpcam.wiring.check_sink)
+    monkeypatch.setattr(sharpcam.devices, "video_devices", list)
+    code, _, err = run("run")
+    assert code == 1
+    assert "v4l2loopback is not loaded" in err
+    assert "config" not in fakes, "nobody has asked for the source"
 
 
 @pytest.mark.parametrize("what", ["open_source", "load_engine", "open_sink"])

@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -185,7 +187,8 @@ def train_teacher(run: Run, system: System, place: Path) -> dict[str, Any]:
     # losses that only the student has are none of the teacher's
     own = System(**{**vars(system), "sets": tuple(s for s in system.sets if not s.startswith("loss."))})
     out = place / "teacher"
-    teacher.main(["--recipe", system.teacher, *_words(run, own, budget, out)])
+    with redirect_stdout(sys.stderr):  # stdout is for --json -
+        teacher.main(["--recipe", system.teacher, *_words(run, own, budget, out)])
     return facts(out / "last.pt")
 
 
@@ -206,7 +209,8 @@ def train(run: Run, system: System, place: Path, kind: str) -> dict[str, Any]:
         channels, depth = STUDENTS[kind]
         options = f"network.options={{channels={channels}, depth={depth}, temporal=false}}"
         words = [*_words(run, system, (*budget, *OURS, options), out), "--no-teacher"]
-    distill.main(["--recipe", system.name, *words, "--measure", str(system.pictures)])
+    with redirect_stdout(sys.stderr):
+        distill.main(["--recipe", system.name, *words, "--measure", str(system.pictures)])
     report = json.loads((out / "results.json").read_text(encoding="utf-8"))
     kept = {k: report[k] for k in ("pairs", "input", "unsharp", "output", "teacher") if report.get(k)}
     return facts(out / "last.pt") | {"report": kept}

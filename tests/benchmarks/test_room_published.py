@@ -131,8 +131,9 @@ def test_a_small_run_from_pictures_to_the_page(
         "--out", str(tmp_path / "out"),
     ]  # fmt: skip
     (tmp_path / "out").mkdir()
-    assert frame.main(arguments) == 0
+    assert frame.main([*arguments, "--json", "-"]) == 0
     body = json.loads((tmp_path / "out" / "published.json").read_text())
+    assert json.loads(capsys.readouterr().out)["rooms"]["published"] == body  # and nothing of the trainings
     rows = body["systems"]["resnet18-cnn"]
     assert rows["student"]["parameters"] == 58_051
     assert rows["student"]["steps"] == rows["s"]["steps"] == 1

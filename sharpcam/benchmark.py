@@ -158,7 +158,7 @@ def machine() -> dict[str, Any]:
         "cpu": name,
         "cores": usable_cores(),
         "isa": [flag for flag in _X86 + _AMX + _ARM if flag in flags],
-        "os": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "os": f"{platform.system()} {platform.release().partition('-')[0]} {platform.machine()}",
         "python": platform.python_version(),
         "sharpcam": __version__,
         "gpu": _gpu(),

@@ -164,7 +164,11 @@ def rebuild(recipe: Recipe, content: dict[str, Any], name: str = "NAME") -> str:
     lines, out = _stages(recipe, content, {})
     file = content.get("file", "last.pt")
     export = f"python -m training.export {out}/{file} --out models/{name} --data DIR"
-    return "\n".join([*dict.fromkeys(lines), export])
+    told: list[str] = []
+    for line in "\n".join(lines).splitlines():  # stages share teachers and packs
+        if line.startswith("#") or line not in told:
+            told.append(line)
+    return "\n".join([*told, export])
 
 
 def _stages(recipe: Recipe, content: dict[str, Any], teachers: dict[str, str]) -> tuple[list[str], str]:

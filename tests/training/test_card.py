@@ -310,6 +310,18 @@ def test_a_pack_of_single_frames_is_part_of_the_commands() -> None:
     assert " --out runs/one.npy --clips 5000 --frames 1 --crop 128 --seed 2" in first
     assert " --out runs/clips.npy --clips 5000 --frames 6 " in second
     assert " --packed runs/clips.npy --packed-singles runs/one.npy --data DIR " in distill
+    later = entry(
+        TEACHER,
+        started_from={
+            "file": "last.pt",
+            "sha256": "12" * 32,
+            "step": 40,
+            "recipe": RECIPE.model_dump(mode="json"),
+            "provenance": [told],
+        },
+    )
+    later["data"] = told["data"]
+    assert rebuild(RECIPE, content(later)).count("training.data pack") == 2, "one pack serves all stages"
     told["data"] = DATA | {"singles": DATA}  # the first frames of the clips
     assert "singles" not in rebuild(RECIPE, content(told)).replace("data.singles", "")
 

@@ -100,6 +100,16 @@ def test_busy_process_lives_as_long_as_it_is_wanted(monkeypatch: pytest.MonkeyPa
     assert started[0].returncode is not None
 
 
+def test_busy_process_ends_with_the_one_that_wanted_it() -> None:
+    code = (
+        "import os, signal\nfrom benchmarks.timing import busy_process\n"
+        "with busy_process():\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    # it holds the pipe that is read here: that ends when both have
+    done = subprocess.run([timing.sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=60)
+    assert done.returncode == -9
+
+
 def test_busy_process_never_sleeps() -> None:
     # what it runs, for a moment, in a process that is told to end: all of its time is CPU time
     code = f"import resource\nresource.setrlimit(resource.RLIMIT_CPU, (1, 1))\n{timing._BUSY}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 # ends with whoever wanted it, also when that was killed
-_BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(100_000))"
+_BUSY = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): sum(range(100_000))"
 
 
 @dataclass
@@ -85,7 +86,7 @@ def timed(call: Callable[[], object]) -> tuple[float, float]:
 @contextlib.contextmanager
 def busy_process() -> Iterator[subprocess.Popen[bytes]]:
     """Another process takes one core for itself, as a meeting does."""
-    other = subprocess.Popen([sys.executable, "-c", _BUSY])
+    other = subprocess.Popen([sys.executable, "-c", _BUSY, str(os.getpid())])
     try:
         yield other
     finally:

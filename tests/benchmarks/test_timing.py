@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -113,5 +114,6 @@ def test_busy_process_ends_with_the_one_that_wanted_it() -> None:
 def test_busy_process_never_sleeps() -> None:
     # what it runs, for a moment, in a process that is told to end: all of its time is CPU time
     code = f"import resource\nresource.setrlimit(resource.RLIMIT_CPU, (1, 1))\n{timing._BUSY}"
-    done = subprocess.run([timing.sys.executable, "-c", code], timeout=60, check=False)
+    command = [timing.sys.executable, "-c", code, str(os.getpid())]
+    done = subprocess.run(command, timeout=60, check=False)
     assert done.returncode < 0  # killed for the CPU time that it used

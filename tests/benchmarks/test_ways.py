@@ -127,11 +127,11 @@ def test_cpu_clock_of_this_process() -> None:
 
 
 def test_end_is_ctrl_c_and_then_a_kill(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ways, "STOP_S", 1.0)
     polite = subprocess.Popen([sys.executable, "-c", "print(1, flush=True); input()"], **PIPES)
     deaf = "import signal; signal.signal(2, signal.SIG_IGN); print(1, flush=True); input()"
     stubborn = subprocess.Popen([sys.executable, "-c", deaf], **PIPES)
-    for program in (polite, stubborn):
+    for program, patience in ((polite, 60.0), (stubborn, 1.0)):
+        monkeypatch.setattr(ways, "STOP_S", patience)
         assert program.stdout
         program.stdout.readline()
         ways.end(program)

@@ -199,7 +199,8 @@ class ClipTask(Task):
             raise RecipeError("loss 'temporal' compares frames: data.frames has to be 2 or more")
         taught = {name: weight for name, weight in recipe.loss.items() if needs_teacher(name)}
         own = {name: weight for name, weight in recipe.loss.items() if name not in taught}
-        if recipe.data.singles and all(n.startswith("temporal") for n, w in own.items() if w):
+        weighty = [name for name, weight in own.items() if weight]
+        if recipe.data.singles and weighty and all(name.startswith("temporal") for name in weighty):
             raise RecipeError("data.singles is for a recipe with a loss against the truth of single frames")
         self.taught = WeightedLoss(taught) if teacher is not None and any(taught.values()) else None
         self.loss = weighted(own, features) if any(own.values()) or self.taught is None else None

@@ -90,13 +90,17 @@ def reopener(config: Config, source: Source) -> Callable[[], Source] | None:
     return reopen
 
 
+def _is_path(sink: str) -> bool:
+    """Whether a sink's name means a place on the disk that is no device."""
+    return "/" in sink and not sink.startswith("/dev/")
+
+
 def check_sink(config: Config) -> None:
     """Raises DeviceNotFound where there is no virtual camera to write to: sooner than a camera's light goes on
     for nothing, which at login, before the driver is loaded, would be every few seconds."""
     sink = config.output.sink
-    named = "/" not in sink or sink.startswith("/dev/")
-    if sys.platform == "linux" and sink != NULL and named and not is_media(sink):
-        find_virtual_camera(None if sink == "auto" else sink)
+    if sys.platform == "linux" and sink != NULL and not is_media(sink) and not _is_path(sink):
+        find_virtual_camera(sink)
 
 
 def open_sink(config: Config, source: Source, kept: int | None = None) -> Sink:
@@ -126,7 +130,7 @@ def open_sink(config: Config, source: Source, kept: int | None = None) -> Sink:
         return MediaSink(
             *(path, size, source.fps, source.color, source.path), pixel_aspect=source.pixel_aspect
         )
-    if "/" in sink and not sink.startswith("/dev/"):
+    if _is_path(sink):
         raise ConfigError(
             f'sink "{sink}" is neither a device nor a video file', "use auto, null, /dev/videoN or FILE.mp4"
         )

@@ -63,16 +63,19 @@ def is_other_user(
     can connect to ::ffff:127.0.0.1, and stands in the second table then, with just that as its address.
     """
     host, port = client
+    try:
+        address = struct.unpack("=I", bytes(int(part) for part in host.split(".")))[0]
+    except (ValueError, struct.error):
+        return False  # no address of IPv4
+    plain = f"{address:08X}:{port:04X}"
+    wanted = plain, f"0000000000000000{socket.htonl(0xFFFF):08X}{plain}"
     for table in tables:
         try:
-            address = struct.unpack("=I", bytes(int(part) for part in host.split(".")))[0]
-            plain = f"{address:08X}:{port:04X}"
-            wanted = plain, f"0000000000000000{socket.htonl(0xFFFF):08X}{plain}"
             for line in table.read_text(encoding="ascii").splitlines()[1:]:
                 fields = line.split()
                 if fields[1] in wanted and fields[2].endswith(f":{server_port:04X}"):
                     return int(fields[7]) != os.getuid()
-        except (OSError, ValueError, IndexError, struct.error):
+        except (OSError, ValueError, IndexError):
             pass  # another system, or not to be read
     return False
 

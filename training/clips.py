@@ -29,6 +29,8 @@ from training.library import Library, Picture, read_picture, read_video, video_l
 MARGIN = 16  # context around a crop, so that its border is degraded like its middle
 DETAIL = 6.0  # grey levels of mean absolute Laplacian: below it a view is nearly flat
 VIDEO_CHUNK = 24  # frames of a video that are decoded at once
+# how often clips come from stills, videos, pairs and bursts: the last two are the only real motion blur
+KINDS = (10.0, 1.3, 1.3, 1.0)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def make_clip(library: Library, spec: ClipSpec, index: int) -> tuple[NDArray[np.
     """
     rng = np.random.default_rng((spec.seed, index))
     found = (library.stills, library.videos, library.pairs, library.bursts)
-    weights = np.array((10.0, 1.3, 0.5, 0.5)) * [bool(files) for files in found]
+    weights = np.array(KINDS) * [bool(files) for files in found]
     kind = int(rng.choice(4, p=weights / weights.sum()))
     size = spec.crop + 2 * MARGIN
     soft: list[Image]

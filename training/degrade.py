@@ -16,6 +16,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import av
 import cv2
@@ -73,11 +74,16 @@ def disk_kernel(radius: float) -> Kernel:
 
 def motion_kernel(length: float, angle: float) -> Kernel:
     """Straight motion of `length` pixels at `angle` radians during the exposure."""
-    r = max(1, int(np.ceil(length / 2)))
-    k = np.zeros((2 * r + 1, 2 * r + 1), np.float32)
     n = max(2, int(length * 8))
-    t = np.float32(length) * ((np.arange(n, dtype=np.float32) + 0.5) / n - 0.5)
-    x, y = r + t * np.cos(angle), r + t * np.sin(angle)
+    t = np.float32(length) * ((np.arange(n) + 0.5) / n - 0.5)
+    return path_kernel(np.stack([t * np.cos(angle), t * np.sin(angle)], axis=1))
+
+
+def path_kernel(path: NDArray[np.floating[Any]]) -> Kernel:
+    """What a point leaves that moves along `path` (n, 2), x and y in pixels, equal times apart, around 0."""
+    r = max(1, int(np.ceil(np.abs(path).max())))
+    k = np.zeros((2 * r + 1, 2 * r + 1), np.float32)
+    x, y = r + path[:, 0], r + path[:, 1]
     x0, y0 = np.floor(x).astype(int), np.floor(y).astype(int)
     for dx in (0, 1):
         for dy in (0, 1):
@@ -85,6 +91,17 @@ def motion_kernel(length: float, angle: float) -> Kernel:
             inside = (x0 + dx <= 2 * r) & (y0 + dy <= 2 * r)
             np.add.at(k, ((y0 + dy)[inside], (x0 + dx)[inside]), w[inside])
     return np.asarray(k / k.sum(), np.float32)
+
+
+def shake(length: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """A path of `length` pixels (n, 2) for `path_kernel`, whose direction wanders as that of a held camera
+    does. Its middle in time is 0: that is the moment of the true picture."""
+    n = max(3, int(length * 8)) | 1
+    turn = np.cumsum(rng.normal(0, float(rng.uniform(0, 3)) / np.sqrt(n), n))
+    angle = float(rng.uniform(0, 2 * np.pi)) + turn
+    steps = np.stack([np.cos(angle), np.sin(angle)], axis=1) * (length / n)
+    path = np.cumsum(steps, axis=0)
+    return np.asarray(path - path[n // 2])
 
 
 def convolve(image: Image, kernel: Kernel) -> Image:
@@ -337,18 +354,22 @@ def from_i420(buffer: NDArray[np.uint8], full_range: bool = False) -> Image:
 
 
 def soft_lens(clip: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """I420 frames (T, H * 3 // 2, W) through one random lens, Gaussian or defocused, with hardly any noise.
+    """I420 frames (T, H * 3 // 2, W) through one lens, soft, defocused or shaken, with hardly any noise.
 
     It works on the planes as they are, so cheaply that a training step can do it: many lenses for one picture.
     """
     rows, width = clip.shape[1:]
     height = rows * 2 // 3
-    if rng.random() < 0.5:
+    kind = rng.random()
+    if kind < 0.4:
         sigma = float(rng.uniform(0.4, 1.9))
         kernels = gaussian_kernel(sigma), gaussian_kernel(sigma / 2)
-    else:
+    elif kind < 0.75:
         radius = float(rng.uniform(0.6, 2.4))
         kernels = disk_kernel(radius), disk_kernel(radius / 2)
+    else:
+        path = shake(float(rng.uniform(2, 14)), rng)
+        kernels = path_kernel(path), path_kernel(path / 2)
     noise = float(rng.choice([0.0, 0.0, rng.uniform(0, 1.5)]))  # grey levels
 
     def blurred(plane: NDArray[np.uint8], kernel: Kernel) -> NDArray[np.uint8]:

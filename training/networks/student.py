@@ -193,9 +193,11 @@ def frequencies(grid: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         k = torch.arange(side, dtype=torch.float64)
         dct = torch.cos(math.pi / side * (k[None] + 0.5) * k[:, None]) * math.sqrt(2 / side)
         dct[0] /= math.sqrt(2)
-        u, v = torch.meshgrid(k, k, indexing="ij")
+        # measured on cells of 4 pixels: coefficient 2 of 8 is the wave that coefficient 1 of 4 is
+        wider = grid / 4
+        u, v = torch.meshgrid(k / wider, k / wider, indexing="ij")
         size = (natural[1] * u.hypot(v).clamp_min(1e-9) ** -1.5).clamp_min(NOISE)
-        size[0, 0] = natural[0]
+        size[0, 0] = natural[0] * wider
         loss = lost[0] * lost[1] ** (u + v)
         each = torch.eye(planes, dtype=torch.float64)  # U and V alternate within a position of the cell
         ones = torch.ones(planes, dtype=torch.float64)

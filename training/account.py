@@ -25,6 +25,7 @@ from training.tasks import needs_teacher
 
 UNSTATED = "as stated by its owner"
 NOT_RECORDED = "not recorded"
+UNTAUGHT = "none: learnt from the truth alone"
 
 
 # -- data ----------------------------------------------------------------------------------------------
@@ -85,9 +86,14 @@ def data_rows(content: dict[str, Any]) -> list[Note]:
     if notes := content.get("notes"):
         return list(notes)
     folders: dict[str, int] = {}
+    rows: list[Note] = []
     for entry in content.get("provenance") or []:
         folders |= (entry.get("data") or {}).get("folders") or {}
-    return [Note(name=name, licence=UNSTATED, count=count) for name, count in folders.items()]
+        start = entry.get("started_from") or {}
+        if "model" in start:
+            name = f"what model {start['model']} {start['version']} learnt from, in whose weights this began"
+            rows.append(Note(name=name, licence="see its card"))
+    return rows + [Note(name=name, licence=UNSTATED, count=count) for name, count in folders.items()]
 
 
 # -- who taught ----------------------------------------------------------------------------------------
@@ -97,7 +103,7 @@ def teacher_line(content: dict[str, Any]) -> str:
     """All teachers of the steps that led to a checkpoint, those before `--start-from` among them."""
     lines = list(dict.fromkeys(_teachers(content.get("provenance"))))
     if lines == ["none"]:
-        return "none: learnt from the truth alone"
+        return UNTAUGHT
     return "; ".join(lines)
 
 
@@ -107,10 +113,16 @@ def _teachers(provenance: Sequence[dict[str, Any]] | None) -> list[str]:
     lines: list[str] = []
     for entry in provenance:
         if start := entry.get("started_from"):
-            lines += _teachers(start.get("provenance"))
+            exported = "model" in start  # a model folder says who taught in a line, a checkpoint in full
+            lines += _line_of(start["teacher"]) if exported else _teachers(start.get("provenance"))
         lines.append(_teacher(entry))
     named = [line for line in lines if line != "none"]
     return named or ["none"]
+
+
+def _line_of(manifest_line: str) -> list[str]:
+    """What a manifest's line of teachers says, in the words of `_teachers`."""
+    return ["none"] if manifest_line == UNTAUGHT else [manifest_line or NOT_RECORDED]
 
 
 def _teacher(entry: dict[str, Any]) -> str:
@@ -176,7 +188,14 @@ def _stages(recipe: Recipe, content: dict[str, Any], teachers: dict[str, str]) -
     provenance = content.get("provenance") or [{}]
     lines: list[str] = []
     out, taught, start = f"runs/{recipe.name}", "", ""
-    if begun := provenance[0].get("started_from"):
+    begun = provenance[0].get("started_from") or {}
+    if "model" in begun:
+        held = f" as of commit {commit}" if (commit := content.get("commit")) else ""
+        lines.append(
+            f"# models/{begun['model']} is version {begun['version']} here{held}, and its card says how that was made:"
+        )
+        start = f" --start-from models/{begun['model']}"
+    elif begun:
         earlier, place = _stages(Recipe.model_validate(begun["recipe"]), begun, teachers)
         lines += earlier
         start = f" --start-from {place}/{begun['file']}"

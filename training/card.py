@@ -187,10 +187,12 @@ def _made(recipe: Recipe, content: dict[str, Any]) -> str:
     ]
     for entry in content.get("provenance") or []:
         if start := entry.get("started_from"):
-            lines.append(
-                f"- started from step {start['step']:,} of recipe `{start['recipe']['name']}`"
-                f" (sha256 {start['sha256'][:16]})"
+            what = (
+                f"model `{start['model']}` {start['version']}"
+                if "model" in start
+                else f"step {start['step']:,} of recipe `{start['recipe']['name']}`"
             )
+            lines.append(f"- started from {what} (sha256 {start['sha256'][:16]})")
     return "\n".join(lines)
 
 

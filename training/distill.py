@@ -58,7 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser, recipe: str) -> None:
     add("--lr", type=float)
     add("--out", type=Path, help="default: runs/RECIPE")
     add("--resume", action="store_true", help="go on from OUT/last.pt")
-    add("--start-from", type=Path, help="begin with the averaged weights of this checkpoint")
+    add(
+        "--start-from",
+        type=Path,
+        help="begin with the averaged weights of this checkpoint, or with those of a model folder",
+    )
     add("--threads", type=int, help="CPU threads of torch")
     add("--workers", type=int, default=1, help="threads that make clips (default: %(default)s)")
     add(
@@ -96,12 +100,27 @@ class Job:
             clips = Interleaved(clips, singles, data.singles, self.recipe.train.batch)
         provenance: dict[str, Any] = {"teacher": teacher, "data": clips.origin}
         if self.start_from and not self.resume:
-            content = load_average(task.student, self.start_from)
-            provenance["started_from"] = origin(self.start_from, content)
+            provenance["started_from"] = begin_with(task.student, self.start_from)
         train(
             task, self.recipe, clips, self.validation, self.out, resume=self.resume,
             workers=self.workers, validation_clips=validation_clips, provenance=provenance,
         )  # fmt: skip
+
+
+def begin_with(student: nn.Module, start: Path) -> dict[str, Any]:
+    """Gives `student` the averaged weights of a checkpoint, or those of an exported model's folder; returns
+    where they come from, for provenance. Raises TrainingError, ModelError."""
+    if not start.is_dir():
+        return origin(start, load_average(student, start))
+    from training.export import load_exported
+
+    exported, facts = load_exported(start)
+    try:
+        student.load_state_dict(exported.state_dict())
+    except RuntimeError as e:
+        options = facts["recipe"]["network"]["options"]
+        raise TrainingError(f"{start} holds another network: its recipe has {options}") from e
+    return facts
 
 
 def prepare(args: argparse.Namespace) -> Job:

@@ -9,6 +9,7 @@ percentile of what was seen.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import re
 import tempfile
@@ -19,13 +20,15 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from google.protobuf.message import DecodeError
 
 from sharpcam.manifest import NAME_PATTERN
+from sharpcam.models import find_model
 from training.checkpoint import read_checkpoint
 from training.data import Clips, ClipSpec, Source, scan
 from training.degrade import as_float, to_i420
 from training.errors import TrainingError, run
-from training.graph import PLANES, Array, Ranges, build_model, folded_weights
+from training.graph import PLANES, Array, Ranges, adopt_weights, build_model, folded_weights
 from training.networks.student import Student
 from training.recipe import Recipe
 from training.tasks import build
@@ -115,6 +118,38 @@ def load_student(checkpoint: Path) -> tuple[Student, Recipe, dict[str, Any]]:
 # -- model folders ---------------------------------------------------------------------------------------
 
 PRECISIONS = {"uint8": "model.onnx", "float32": "model-float32.onnx", "float16": "model-float16.onnx"}
+
+
+def load_exported(folder: Path) -> tuple[Student, dict[str, Any]]:
+    """The student of a model folder that `export_student` wrote, and where it comes from, for provenance.
+
+    The weights are those of its float file, so what int8 rounded away is gone. Raises ModelError and
+    TrainingError.
+    """
+    manifest = find_model(folder).manifest
+    found = [f for p in ("float32", "float16") if (f := folder / PRECISIONS[p]).is_file()]
+    if not found:
+        raise TrainingError(f"{folder} has no {PRECISIONS['float16']}, whose weights training could take up")
+    content = found[0].read_bytes()
+    try:
+        model = onnx.load_from_string(content)
+        facts = {p.key: p.value for p in model.metadata_props}
+        recipe = Recipe.model_validate_json(facts["recipe"])
+        student = build(recipe.network)
+        if not isinstance(student, Student):
+            raise TrainingError(f"{folder} holds a {recipe.network.kind}, not a student")
+        adopt_weights(student, model)
+    except (DecodeError, KeyError, ValueError, RuntimeError) as e:
+        raise TrainingError(f"{found[0]} is no student of this package") from e
+    return student.eval(), {
+        "model": manifest.name,
+        "version": manifest.version,
+        "file": found[0].name,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "recipe": recipe.model_dump(mode="json"),
+        "commit": facts.get("commit"),
+        "teacher": manifest.teacher,
+    }
 
 
 def export_student(

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -34,6 +35,22 @@ PLANES = ("y", "uv")
 Array = NDArray[Any]
 Ranges = dict[str, tuple[float, float]]  # (low, high) of a layer's output
 Weights = dict[str, tuple[Array, Array]]
+# what the float graphs multiply into the weights of layers that see grey levels
+SCALES = {"gate_in": 1 / CHANGE, "head": 1 / 128}
+
+
+def adopt_weights(student: Student, model: onnx.ModelProto) -> None:
+    """Gives `student` the weights of a float graph that `build_model` made of its like.
+
+    They are as fine as int8 keeps them, for so they ship. Raises KeyError and RuntimeError where the graph is
+    another network's.
+    """
+    stored = {
+        t.name: torch.from_numpy(numpy_helper.to_array(t).astype("f4")) for t in model.graph.initializer
+    }
+    for name, module in student.named_modules():
+        if isinstance(module, Conv):
+            module.adopt(stored[f"{name}.weight"] / SCALES.get(name, 1), stored[f"{name}.bias"])
 
 
 def folded_weights(student: Student) -> Weights:
@@ -312,7 +329,7 @@ def assemble(graph: Graph, ops: FloatOps | QuantOps, student: Student) -> None:
     f = x
     if config.temporal:
         d = {p: ops.difference(ops.load(f"state_{p}"), x[p], f"difference_{p}") for p in PLANES}
-        e = ops.conv(ops.pack(d, GATE_GRID, "difference"), "gate_in", relu=True, scale=1 / CHANGE)
+        e = ops.conv(ops.pack(d, GATE_GRID, "difference"), "gate_in", relu=True, scale=SCALES["gate_in"])
         e = ops.conv(e, "gate_mid", relu=True)
         gates = ops.unpack(ops.conv(e, "gate_out", relu=False, gate=True), GATE_GRID, "gate")
         corrections = {p: ops.correction(d[p], gates[p], f"correction_{p}") for p in PLANES}
@@ -321,7 +338,7 @@ def assemble(graph: Graph, ops: FloatOps | QuantOps, student: Student) -> None:
         f = {p: ops.apply(x[p], corrections[p], "strength", calmed.format(p)) for p in PLANES}
         for p in PLANES:
             ops.store(f[p], f"state_{p}_out")
-    h = ops.conv(ops.pack(f, config.grid, "fused"), "head", relu=True, scale=1 / 128, offset=128)
+    h = ops.conv(ops.pack(f, config.grid, "fused"), "head", relu=True, scale=SCALES["head"], offset=128)
     for i in range(config.depth):
         h = ops.conv(h, f"body.{i}", relu=True)
     residuals = ops.unpack(ops.conv(h, "tail", relu=False), config.grid, "tail")

@@ -128,6 +128,13 @@ class Conv(nn.Conv2d):
         weight, bias = self.weights()
         return int8_weights(weight, self.levels), bias
 
+    @torch.no_grad()
+    def adopt(self, weight: Tensor, bias: Tensor) -> None:
+        """Becomes what `weights` would give as `weight` and `bias`: its inverse."""
+        assert self.bias is not None
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)
+
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.folded()
         return F.conv2d(x, weight, bias, padding=self.kernel_size[0] // 2)
@@ -145,8 +152,14 @@ class BodyConv(Conv):
 
     def weights(self) -> tuple[Tensor, Tensor]:
         weight, bias = super().weights()
-        eye = torch.eye(len(weight), device=weight.device, dtype=weight.dtype)[..., None, None]
-        return weight + F.pad(eye, (1, 1, 1, 1)), bias
+        return weight + self._identity(), bias
+
+    def adopt(self, weight: Tensor, bias: Tensor) -> None:
+        super().adopt(weight - self._identity(), bias)
+
+    def _identity(self) -> Tensor:
+        eye = torch.eye(len(self.weight), device=self.weight.device, dtype=self.weight.dtype)
+        return F.pad(eye[..., None, None], (1, 1, 1, 1))
 
 
 class FromFrequencies(Conv):
@@ -163,6 +176,9 @@ class FromFrequencies(Conv):
         weight, bias = super().weights()
         return torch.einsum("okyx,ki->oiyx", weight, self.transform), bias
 
+    def adopt(self, weight: Tensor, bias: Tensor) -> None:
+        super().adopt(torch.einsum("oiyx,ik->okyx", weight, torch.linalg.inv(self.transform)), bias)
+
 
 class ToFrequencies(Conv):
     """A 1 x 1 convolution that gives packed planes, learned on their frequencies; starts as zero."""
@@ -177,6 +193,10 @@ class ToFrequencies(Conv):
     def weights(self) -> tuple[Tensor, Tensor]:
         weight, bias = super().weights()
         return torch.einsum("ik,kcyx->icyx", self.transform, weight), self.transform @ bias  # type: ignore[operator]
+
+    def adopt(self, weight: Tensor, bias: Tensor) -> None:
+        back = torch.linalg.inv(self.transform)
+        super().adopt(torch.einsum("ki,icyx->kcyx", back, weight), back @ bias)
 
 
 def frequencies(grid: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:

@@ -18,6 +18,7 @@ import torch
 from made_data import drawn, write_picture
 
 import training.distill
+import training.export
 import training.teacher
 from sharpcam.engine import Engine
 from sharpcam.frame import Frame
@@ -139,6 +140,35 @@ def test_4_a_second_stage_starts_from_the_first(command: Command, data: Path, ru
     assert entry["data"]["singles"]["packed"]["count"] == 3
     # the teacher of the first stage is in these weights, too
     assert find_model(runs / "second" / "second").manifest.teacher.startswith("recipe teacher, step 2")
+
+
+def test_5_a_model_folder_is_a_beginning_too(command: Command, data: Path, runs: Path) -> None:
+    folder = runs / "shipped"
+    code, _, err = command(
+        "export", runs / "s" / "last.pt", "--out", folder, "--data", data, "--version", "0.7"
+    )
+    assert (code, err) == (0, "")
+    arguments = ["distill", "--data", data, "--steps", 1, *TINY, "--no-teacher", "--start-from", folder]
+    code, _, err = command(*arguments, *STUDENT, "--out", runs / "third")
+    assert (code, err) == (0, "")
+    (entry,) = read_checkpoint(runs / "third" / "last.pt")["provenance"]
+    assert (entry["started_from"]["model"], entry["started_from"]["version"]) == ("shipped", "0.7")
+    card = (runs / "third" / "sharpcam" / "CARD.md").read_text()
+    assert "- started from model `shipped` 0.7 (sha256 " in card
+    assert "# models/shipped is version 0.7 here" in card
+    assert " --start-from models/shipped\n" in card
+    assert (
+        "| what model shipped 0.7 learnt from, in whose weights this began | any number | see its card |"
+        in card
+    )
+    # its teacher is in these weights, too
+    assert find_model(runs / "third" / "sharpcam").manifest.teacher.startswith("recipe teacher, step 2")
+    wider = ["--set", "network.options={channels=48, depth=0, grid=4, gate=16}"]
+    code, _, err = command(*arguments, *wider, "--out", runs / "fourth")
+    assert code == 1
+    assert f"{folder} holds another network: its recipe has {{'channels': 32, " in err
+    code, _, err = command(*arguments[:-1], runs, *STUDENT, "--out", runs / "fourth")
+    assert (code, err.count("\n")) == (1, 1)
 
 
 def test_a_student_without_a_teacher_gets_one_of_its_own(

@@ -24,8 +24,17 @@ from training.checkpoint import State, save_checkpoint
 from training.data import Clips, ClipSpec
 from training.degrade import as_float, to_i420
 from training.errors import TrainingError, run
-from training.export import PRECISIONS, calibrate, clip_psnr, export_student, load_student, main, runner
-from training.graph import build_model, folded_weights
+from training.export import (
+    PRECISIONS,
+    calibrate,
+    clip_psnr,
+    export_student,
+    load_exported,
+    load_student,
+    main,
+    runner,
+)
+from training.graph import adopt_weights, build_model, folded_weights
 from training.halo import halo
 from training.library import Library
 from training.loop import Average, make_optimizer
@@ -362,6 +371,38 @@ def test_an_export_that_fails_changes_nothing(
     with pytest.raises(ModelError):
         export_student(checkpoint, tmp_path / "new", clips=calibration, calibration=1)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("config", [TEMPORAL, STILL, WIDE], ids=["temporal", "still", "wide"])
+def test_a_float_graph_gives_its_weights_back(config: StudentConfig, clip: U8) -> None:
+    student, other = trained(config), Student(config)
+    adopt_weights(other, build_model(student, "float32"))
+    assert clip_psnr(by_torch(other, clip), by_torch(student, clip)) > 70
+    for name, (weight, bias) in folded_weights(other).items():
+        np.testing.assert_allclose(weight, folded_weights(student)[name][0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(bias, folded_weights(student)[name][1], rtol=1e-4, atol=1e-5)
+    shipped = Student(config)
+    adopt_weights(shipped, build_model(student, "float16"))
+    assert clip_psnr(by_torch(shipped, clip), by_torch(student, clip)) > 50
+
+
+def test_a_model_folder_gives_its_student_back(folder: Path, checkpoint: Path, clip: U8) -> None:
+    student, facts = load_exported(folder)
+    student.quantize_weights()
+    assert clip_psnr(by_torch(student, clip), by_torch(load_student(checkpoint)[0], clip)) > 50
+    assert (facts["model"], facts["version"]) == (folder.name, find_model(folder).manifest.version)
+    assert facts["recipe"]["network"] == load_student(checkpoint)[1].network.model_dump(mode="json")
+
+
+def test_a_folder_without_float_weights_says_so(folder: Path, tmp_path: Path) -> None:
+    for name in ("model.onnx", "model.toml"):
+        text = (folder / name).read_bytes()
+        (tmp_path / name).write_bytes(text.split(b"[variants]")[0] if name == "model.toml" else text)
+    with pytest.raises(TrainingError, match="has no model-float16"):
+        load_exported(tmp_path)
+    (tmp_path / "model-float16.onnx").write_bytes(b"no graph")
+    with pytest.raises(TrainingError, match="no student of this package"):
+        load_exported(tmp_path)
 
 
 def test_what_is_no_student_is_refused(tmp_path: Path, calibration: Clips) -> None:

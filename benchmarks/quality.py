@@ -42,6 +42,8 @@ REAL = ("gopro_val", "reds_val")
 PUBLISHED = Path("runs/published")  # where room published puts the students that it has trained
 SLOW = 200e3  # MACs a pixel
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of CAS, that are tried
+TEACHER = "teacher"
+WORTH = 0.1  # dB: of a smaller gain a share says nothing
 STILL = "-still"  # what is behind the name of a model without its memory
 
 
@@ -319,6 +321,25 @@ def gains_table(sets: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def shares_table(sets: dict[str, Any]) -> str:
+    """What share of the teacher's gain each model has, on the sets where the teacher gains and the models were
+    measured beside it; nothing without such a set."""
+    told = {name: one["report"] for name, one in sets.items() if _gain(one["report"], TEACHER) > WORTH}
+    found = dict.fromkeys(k for report in told.values() for k in kinds(report) if not k.endswith(STILL))
+    models = [k for k in found if k not in (*TITLES, TEACHER)]
+    if not models:
+        return ""
+    lines = [f"| {' | '.join(['set', *map(title, models)])} |", f"| --- |{' ---: |' * len(models)}"]
+    for name, report in told.items():
+        shares = [f"{_gain(report, k) / _gain(report, TEACHER):.0%}" if k in report else "" for k in models]
+        lines.append(f"| {' | '.join([name, *shares])} |")
+    return "\n".join(lines)
+
+
+def _gain(report: dict[str, Any], kind: str) -> float:
+    return float(report[kind]["gain"]["psnr"]["mean"]) if kind in report else 0.0
+
+
 NOTE = (
     "The input's RGB PSNR in dB / SSIM, then each one's gain in dB / SSIM. Unsharp mask and CAS are the best of "
     "their kind, tuned on each very set. Flicker is the share of the input's that is left where the truth is "
@@ -343,6 +364,10 @@ def markdown(found: Found) -> str:
     parts = [NOTE, _counts(found["sets"]), "", gains_table(found["sets"]), ""]
     if found["few"]:
         parts += ["## With what is slow", "", _counts(found["few"]), "", gains_table(found["few"]), ""]
+    for where in ("sets", "few"):
+        if shares := shares_table(found[where]):
+            parts += ["Share of the teacher's gain:", "", shares, ""]
+            break
     parts += [_MORE, ""]
     for where, heading in (("sets", ""), ("few", ", with what is slow")):
         for name, one in found[where].items():

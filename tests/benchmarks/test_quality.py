@@ -255,11 +255,23 @@ def test_page(found: dict[str, Any]) -> None:
     assert "Not all pictures: webcam 3 of 25." in lines
     assert "Not all pictures: webcam 1 of 25." in lines
     assert any("| `teacher` |" in line and line.startswith("| set |") for line in lines)
+    assert (
+        "\n".join(lines).count(
+            "Share of the teacher's gain:\n\n| set | `m` |\n| --- | ---: |\n| webcam | 67% |\n\n"
+        )
+        == 1
+    )
     blocks = quality.readme(found)
     assert quality.gains_table(found["sets"]) in blocks["gains"]
     assert "teacher" in blocks["slow"]
     found["few"] = {}
     assert list(quality.readme(found)) == ["gains"]
+
+
+def test_a_teacher_that_gains_nothing_has_no_shares(found: dict[str, Any]) -> None:
+    assert quality.shares_table(found["sets"]) == ""  # no teacher
+    found["few"]["webcam"]["report"]["teacher"] = block(28.05, 0.05)
+    assert quality.shares_table(found["few"]) == ""
 
 
 def speed_results(**ms: float) -> dict[str, Any]:

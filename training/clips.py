@@ -30,7 +30,7 @@ MARGIN = 16  # context around a crop, so that its border is degraded like its mi
 DETAIL = 6.0  # grey levels of mean absolute Laplacian: below it a view is nearly flat
 VIDEO_CHUNK = 24  # frames of a video that are decoded at once
 # how often clips come from stills, videos, pairs and bursts: the last two are the only real motion blur
-KINDS = (10.0, 1.3, 1.3, 1.0)
+KINDS = (10.0, 1.3, 1.5, 0.5)
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,13 @@ def make_clip(library: Library, spec: ClipSpec, index: int) -> tuple[NDArray[np.
     kind = int(rng.choice(4, p=weights / weights.sum()))
     size = spec.crop + 2 * MARGIN
     soft: list[Image]
-    if kind == 2:
-        soft, sharp = _pair_clip(library, spec, size, rng)
-    elif kind == 3:
-        soft, sharp = _burst_clip(library, spec, size, rng)
+    if kind >= 2:
+        make = (_pair_clip, _burst_clip)[kind - 2]
+        soft, sharp = make(library, spec, size, rng)
+        for _ in range(2):
+            if _worth_seeing(sharp[0], rng):
+                break
+            soft, sharp = make(library, spec, size, rng)
     else:
         sharp = _still_clip(library, spec, size, rng) if kind == 0 else _video_clip(library, spec, size, rng)
         soft = sharp
@@ -109,8 +112,8 @@ def _still_clip(library: Library, spec: ClipSpec, size: int, rng: np.random.Gene
     scale = max(scale, (size + 24) / min(base.shape[:2]))
     path = _camera_path(spec.frames, motion, rng)
     frames = _look(base, size, scale, path, rng)
-    for _ in range(2):  # skies and walls teach little, and photos are full of them
-        if rng.random() < 0.3 or _detail(frames[0]) > DETAIL:
+    for _ in range(2):
+        if _worth_seeing(frames[0], rng):
             break
         frames = _look(base, size, scale, path, rng)
     if rng.random() < 0.4:
@@ -122,9 +125,10 @@ def _still_clip(library: Library, spec: ClipSpec, size: int, rng: np.random.Gene
     return frames
 
 
-def _detail(image: Image) -> float:
-    """Mean absolute Laplacian, in grey levels."""
-    return float(np.abs(cv2.Laplacian(image, cv2.CV_32F)).mean() * 255)
+def _worth_seeing(image: Image, rng: np.random.Generator) -> bool:
+    """Whether there is detail, or else by chance: skies and walls teach little, and pictures are full of them."""
+    detail = np.abs(cv2.Laplacian(image, cv2.CV_32F)).mean() * 255
+    return bool(rng.random() < 0.3 or detail > DETAIL)
 
 
 def _camera_path(count: int, motion: str, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -361,14 +361,14 @@ def soft_lens(clip: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
     rows, width = clip.shape[1:]
     height = rows * 2 // 3
     kind = rng.random()
-    if kind < 0.4:
+    if kind < 0.36:
         sigma = float(rng.uniform(0.4, 1.9))
         kernels = gaussian_kernel(sigma), gaussian_kernel(sigma / 2)
-    elif kind < 0.75:
+    elif kind < 0.67:
         radius = float(rng.uniform(0.6, 2.4))
         kernels = disk_kernel(radius), disk_kernel(radius / 2)
     else:
-        path = shake(float(rng.uniform(2, 14)), rng)
+        path = shake(float(np.exp(rng.uniform(np.log(2), np.log(32)))), rng)
         kernels = path_kernel(path), path_kernel(path / 2)
     noise = float(rng.choice([0.0, 0.0, rng.uniform(0, 1.5)]))  # grey levels
 

@@ -170,7 +170,9 @@ def save_setting(file: Path, key: str, value: float | bool | str) -> Path:
     file = file.expanduser().resolve()  # a link to a file elsewhere stays one
     table, _, name = key.partition(".")
     try:
-        document = tomlkit.parse(file.read_text(encoding="utf-8")) if file.exists() else tomlkit.document()
+        document = (
+            tomlkit.parse(file.read_text(encoding="utf-8-sig")) if file.exists() else tomlkit.document()
+        )
         document.setdefault(table, tomlkit.table())[name] = value
         text = tomlkit.dumps(document)
     except (OSError, UnicodeDecodeError) as error:
@@ -221,7 +223,7 @@ def _refuse_unknown_variables(env: Mapping[str, str]) -> None:
 def _read_file(path: Path) -> dict[str, tuple[Any, int]]:
     """{"camera.size": (value, line), ...} for what stands in the file."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows' Notepad may begin with a byte order mark
         values = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", "name another with --config") from error

@@ -162,7 +162,7 @@ def _model_at(path: Path) -> Model:
 def read_manifest(path: Path) -> Model:
     """Reads `model.toml`; raises ModelError in one line with the file, the key and what is wrong."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         return Model(Manifest.model_validate(values), path.parent)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from error

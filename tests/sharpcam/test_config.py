@@ -212,6 +212,18 @@ def test_a_saved_setting_leaves_all_else_as_it_is(tmp_path: Path) -> None:
     assert "# how much" in path.read_text()
 
 
+def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    """Windows' Notepad saves one as "UTF-8 with BOM", and ends lines in its own way."""
+    path = tmp_path / "c.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + COMMENTED.replace("\n", "\r\n").encode())
+    config = load_config(path, env={})
+    assert (config.camera.size, config.model.strength) == ((640, 360), 0.5)
+    save_setting(path, "model.strength", 0.75)
+    assert load_config(path, env={}).model.strength == 0.75
+    path.write_bytes(b"\xef\xbb\xbf[model]\nstrength = 3\n")
+    assert str(failure(path)).startswith(f"{path}, line 2: ")
+
+
 def test_a_first_setting_makes_the_file(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "config.toml"
     save_setting(path, "model.adapt", False)

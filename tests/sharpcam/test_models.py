@@ -98,6 +98,12 @@ def test_bad_manifests_name_the_key(yuv_model: Path, old: str, new: str, said: s
     assert str(path) in text
 
 
+def test_a_byte_order_mark_is_read_over(yuv_model: Path) -> None:
+    path = yuv_model / "model.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert find_model(yuv_model).name == "tiny"
+
+
 def test_manifest_that_is_not_text(yuv_model: Path) -> None:
     (yuv_model / "model.toml").write_bytes(b"\xff\xfe\x00")
     assert "is not TOML" in failure(yuv_model / "model.toml")

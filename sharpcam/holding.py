@@ -54,7 +54,8 @@ def held_by(people: Sequence[Holder]) -> str:
 class WriterLock:
     """Keeps two SharpCam processes from writing to one device. Frees itself when the process dies.
 
-    Raises DeviceBusy (with the other's pid) and DeviceDenied when the lock's folder is not ours alone.
+    Raises DeviceBusy (with the other's pid) and DeviceDenied when the lock's folder is not ours alone or takes no
+    file, such as on a full disk.
     """
 
     def __init__(self, node: str) -> None:
@@ -66,10 +67,7 @@ class WriterLock:
             _make_private(path.parent)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise DeviceDenied(
-                f"cannot make the lock {path} for {node}: {error.strerror}",
-                "remove what is there, or set XDG_RUNTIME_DIR to a folder of yours",
-            ) from None
+            raise _denied(path, node, error) from None
         if not _locked(fd):
             pid = os.read(fd, 20).decode(errors="replace").strip() or "unknown"
             os.close(fd)
@@ -77,8 +75,12 @@ class WriterLock:
                 f"{node} is already written to by another SharpCam (pid {pid})",
                 "stop that one first, or choose another device with --sink",
             )
-        os.ftruncate(fd, 0)
-        os.write(fd, str(os.getpid()).encode())
+        try:
+            os.ftruncate(fd, 0)
+            os.write(fd, str(os.getpid()).encode())
+        except OSError as error:  # who is asked to stop us has to know the pid
+            os.close(fd)
+            raise _denied(path, node, error) from None
         self._fd = fd
 
     def release(self) -> None:
@@ -123,6 +125,16 @@ def runtime_folder() -> Path:
     return Path(base, "sharpcam") if base else Path(tempfile.gettempdir(), f"sharpcam-{os.getuid()}")
 
 
+def runtime_hint(error: OSError) -> str:
+    """The way out when a file cannot be made in the runtime folder."""
+    first = "remove what is there, or "
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        first = "free some space there, or "
+    elif error.errno in (errno.EROFS, errno.EFBIG):
+        first = ""
+    return f"{first}set XDG_RUNTIME_DIR to a folder of yours"
+
+
 def check_private(folder: Path) -> os.stat_result:
     """Raises OSError unless `folder` is a real folder (no link) of this user."""
     facts = folder.lstat()
@@ -130,6 +142,10 @@ def check_private(folder: Path) -> os.stat_result:
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
         raise OSError(errno.EACCES, "its folder does not belong to this user")
     return facts
+
+
+def _denied(lock: Path, node: str, error: OSError) -> DeviceDenied:
+    return DeviceDenied(f"cannot make the lock {lock} for {node}: {error.strerror}", runtime_hint(error))
 
 
 def _lock_path(node: str) -> Path:

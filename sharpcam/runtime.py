@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from sharpcam.errors import ConfigError, ModelError, ProviderUnavailable
 from sharpcam.graphs import Port, complete
 from sharpcam.manifest import Manifest, resolve_shape
 from sharpcam.models import Model
+
+log = logging.getLogger(__name__)
 
 # what ORT says on stderr is either repeated in the exception or of no use to a user
 _SILENT = 4
@@ -149,18 +152,18 @@ def gpu_providers(
     shared: dict[str, str | int] = {"device_id": 0, "user_compute_stream": str(plan.stream)}
     names: list[tuple[str, dict[str, str | int]]] = []
     if provider is Provider.TENSORRT:
-        cache = str(_engine_cache(manifest, plan.size))
+        kept: dict[str, str | int] = {}
+        if cache := _engine_cache(manifest, plan.size):  # building an engine takes a minute
+            kept = {
+                "trt_engine_cache_enable": True,
+                "trt_engine_cache_path": str(cache),
+                "trt_timing_cache_enable": True,
+                "trt_timing_cache_path": str(cache),
+            }
         names = [
             (
                 _ORT_NAMES[provider],
-                shared
-                | {
-                    "trt_fp16_enable": manifest.precision == "float16",
-                    "trt_engine_cache_enable": True,  # building an engine takes a minute
-                    "trt_engine_cache_path": cache,
-                    "trt_timing_cache_enable": True,
-                    "trt_timing_cache_path": cache,
-                },
+                shared | {"trt_fp16_enable": manifest.precision == "float16"} | kept,
             )
         ]
     graphs = plan.cuda_graphs and provider is Provider.CUDA  # a TensorRT engine is one launch already
@@ -194,8 +197,11 @@ def fixed_sides(
     }
 
 
-def _engine_cache(manifest: Manifest, size: tuple[int, int]) -> Path:
-    """A folder for TensorRT's engine of this very file: an engine is only good for what it was built of."""
+def _engine_cache(manifest: Manifest, size: tuple[int, int]) -> Path | None:
+    """A folder for TensorRT's engine of this very file: an engine is only good for what it was built of.
+
+    None where there can be none; then it is built at every start.
+    """
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local")
     else:
@@ -204,10 +210,12 @@ def _engine_cache(manifest: Manifest, size: tuple[int, int]) -> Path:
     folder = base / "sharpcam" / "tensorrt" / what
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        cause = "" if os.access(folder, os.W_OK) else "permission denied"
     except OSError as error:
-        raise ProviderUnavailable(
-            f"cannot keep TensorRT's engine in {folder}: {error.strerror}", "use --provider cuda"
-        ) from error
+        cause = error.strerror or str(error)
+    if cause:
+        log.warning("TensorRT's engine is not kept, every start takes a minute: %s: %s", folder, cause)
+        return None
     return folder
 
 

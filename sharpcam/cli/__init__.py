@@ -8,6 +8,7 @@ before the first frame.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -465,9 +466,21 @@ def _end(work: Callable[[], int]) -> NoReturn:
         code = 0
     except Exception as error:
         log.debug("unexpected", exc_info=True)
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        code = _fail(f"unexpected failure: {what}", "this is a bug in SharpCam; --verbose shows where")
+        code = _fail(*_unexpected(error))
     raise typer.Exit(code)
+
+
+def _unexpected(error: Exception) -> tuple[str, str]:
+    """What is said of a failure that nothing else has explained: message and hint."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        from sharpcam.files import write_error
+
+        # files are explained where they are written: this is what was printed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        told = write_error(Path(error.filename or "the output"), error)
+        return str(told), told.hint
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"unexpected failure: {what}", "this is a bug in SharpCam; --verbose shows where"
 
 
 def _fail(message: str, hint: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -26,6 +27,8 @@ from sharpcam.errors import MediaError
 from sharpcam.files import write_whole
 from sharpcam.pipeline import Pipeline
 from sharpcam.wiring import check_sink, open_sink, open_source, open_source_or_wait, reopener
+
+log = logging.getLogger(__name__)
 
 _PLAIN_EVERY_S = 10.0
 _LIVE_EVERY_S = 0.25
@@ -64,7 +67,7 @@ def run_run(
         finally:
             engine.close()
             if report is not None:
-                write_json(report, _report(pipeline, engine) | ({"error": failure} if failure else {}))
+                _write_report(report, _report(pipeline, engine), failure)
     print(status.summary(), flush=True)
     interrupted = pipeline.exit in ("interrupted", "terminated")
     return 130 if interrupted and not pipeline.telemetry["frames_out"] else 0
@@ -137,6 +140,16 @@ def _report(pipeline: Pipeline, engine: LiveEngine) -> dict[str, Any]:
         **pipeline.telemetry.report(),
         "exit": pipeline.exit,
     }
+
+
+def _write_report(path: Path, values: dict[str, Any], failure: str) -> None:
+    """Raises MediaError, but not in the place of the `failure` that has ended the run."""
+    try:
+        write_json(path, values | ({"error": failure} if failure else {}))
+    except MediaError as error:
+        if not failure:
+            raise
+        log.warning("no report: %s", error)
 
 
 def check_writable(path: Path) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sharpcam.errors import ControlError, DeviceBusy, SharpCamError
-from sharpcam.holding import WriterLock, check_private, runtime_folder, writer
+from sharpcam.holding import WriterLock, check_private, runtime_folder, runtime_hint, writer
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +71,12 @@ class ControlServer:
         except OSError as error:
             self._socket.close()
             self._lock.release()
+            too_long = error.errno is None  # so Python says it, before it asks the system
             raise ControlError(
                 f"cannot listen at {self.path}: {error.strerror or error}",
-                "set XDG_RUNTIME_DIR to a folder of yours with a short path",
+                "set XDG_RUNTIME_DIR to a folder of yours with a short path"
+                if too_long
+                else runtime_hint(error),
             ) from None
         self._over = threading.Event()
         self._room = threading.Semaphore(MAX_CONNECTIONS)
@@ -95,7 +98,8 @@ class ControlServer:
             self._answered.wait_for(lambda: not self._answering, _LAST_ANSWERS_S)
         for end in (self._socket, self._bell, self._ring):
             end.close()
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a dead socket is in nobody's way
+            self.path.unlink(missing_ok=True)
         self._lock.release()
 
     def _accept(self) -> None:

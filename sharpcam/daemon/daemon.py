@@ -142,7 +142,7 @@ class Daemon:
         try:
             self._server = serve(self.answer)
         except SharpCamError as error:
-            log.log(level, "not controllable: %s", error)
+            log.log(level, "not controllable: %s%s", error, f" ({error.hint})" if error.hint else "")
             return
         if self._pipeline.sink.live and sys.platform != "win32":
             self._pause_note = runtime_folder() / "paused"

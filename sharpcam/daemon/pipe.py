@@ -17,8 +17,8 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 
-from sharpcam.errors import ControlError
-from sharpcam.files import write_whole
+from sharpcam.errors import ControlError, MediaError
+from sharpcam.files import write_error, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +54,11 @@ class PipeServer:
             raise ControlError(
                 "another SharpCam takes the orders here", "stop that one: sharpcam stop"
             ) from None
-        key_file().parent.mkdir(parents=True, exist_ok=True)
-        write_whole(key_file(), self._key)
+        try:
+            _keep_key(self._key)
+        except MediaError:
+            self._listener.close()
+            raise
         self._over = threading.Event()
         self._room = threading.Semaphore(MAX_CONNECTIONS)
         self._thread = threading.Thread(target=self._accept, name="sharpcam-control", daemon=True)
@@ -90,6 +93,15 @@ class PipeServer:
                     connection.send_bytes(self._reply(connection.recv_bytes(MAX_REQUEST)))
         finally:
             self._room.release()
+
+
+def _keep_key(key: bytes) -> None:
+    file = key_file()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(file.parent, error) from error
+    write_whole(file, key)
 
 
 def exchange(request: bytes, timeout: float, where: str = "", family: str = FAMILY) -> bytes | None:

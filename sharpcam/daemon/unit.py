@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from sharpcam.errors import ControlError, SharpCamError
-from sharpcam.files import write_whole
+from sharpcam.files import write_error, write_whole
 
 NAME = "sharpcam.service"
 # what needs namespaces (ProtectSystem, PrivateTmp, ...) is not to be had in every user's manager
@@ -64,7 +64,7 @@ def install(config: Path | None = None) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ControlError(f"cannot make {path.parent}: {error.strerror}") from None
+        raise write_error(path.parent, error) from error
     write_whole(path, unit_text(config).encode())
     _do("daemon-reload")
     _do("enable", NAME)
@@ -73,13 +73,19 @@ def install(config: Path | None = None) -> Path:
 
 
 def uninstall() -> bool:
-    """Stops the service and removes its unit; False when there was none."""
+    """Stops the service and removes its unit; False when there was none.
+
+    Raises ControlError when systemd does not do it or the unit stays.
+    """
     path = unit_path()
     if not path.exists():
         return False
     _need_systemd()
     _do("disable", "--now", NAME)
-    path.unlink(missing_ok=True)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ControlError(f"cannot remove {path}: {error.strerror}", "remove it by hand") from None
     _do("daemon-reload")
     return True
 

@@ -156,7 +156,8 @@ class MediaSink:
         with contextlib.suppress(av.FFmpegError, OSError, ValueError):
             if container is not None:
                 container.close()
-        self._temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that can only be read now keeps it
+            self._temporary.unlink(missing_ok=True)
 
     def _stamp(self, frame: Frame) -> int:
         if self._timing == "sequence":

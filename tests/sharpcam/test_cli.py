@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -472,6 +473,46 @@ def test_report_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         sharpcam.cli.run.write_json(path, {})
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_what_cannot_be_removed_hides_no_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "replace", read_only)
+    monkeypatch.setattr(Path, "unlink", read_only)
+    with pytest.raises(MediaError, match="the disk can only be read"):
+        sharpcam.cli.run.write_json(tmp_path / "r.json", {})
+
+
+def test_a_report_that_cannot_be_written_hides_no_failure(
+    camera: Camera, sink: Sink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: tuple[object, ...]
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def lost() -> None:
+        raise DeviceBusy("camera 0 is held by zoom", "close zoom")
+
+    monkeypatch.setattr(os, "replace", full)
+    code, _, err = run("run", *model, "--frames", 3, "--report", tmp_path / "r.json")
+    assert code == 1
+    assert err.startswith(f"sharpcam: cannot write {tmp_path}/r.json: the disk is full\n  hint: ")
+    camera.__init__({1: lost})  # type: ignore[misc]
+    code, _, err = run("run", *model, "--frames", 3, "--report", tmp_path / "r.json")
+    assert code == 1
+    assert "no report: " in err
+    assert err.endswith("sharpcam: camera 0 is held by zoom\n  hint: close zoom\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has it")
+@pytest.mark.parametrize("arguments", [("models",), ("config", "show", "--json"), ("doctor",)])
+def test_output_that_finds_no_room_is_explained(arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "sharpcam", *arguments]
+    with open("/dev/full", "w") as room:
+        done = subprocess.run(command, stdout=room, stderr=subprocess.PIPE, text=True)
+    told = "sharpcam: cannot write the output: the disk is full\n  hint: free some space, or write to another disk\n"
+    assert (done.returncode, done.stderr) == (1, told)
 
 
 def test_plain_status_lines(monkeypatch: pytest.MonkeyPatch, model: tuple[object, ...]) -> None:

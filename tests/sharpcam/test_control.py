@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -304,6 +305,47 @@ def test_a_path_that_is_too_long_is_explained(
     with pytest.raises(ControlError, match="cannot listen") as caught:
         ControlServer(echo)
     assert "short path" in caught.value.hint
+
+
+def failing(number: int) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "said", "way_out"),
+    [
+        ("os.write", errno.ENOSPC, "the lock", "free some space there, or set XDG_RUNTIME_DIR"),
+        ("os.write", errno.EDQUOT, "the lock", "free some space there, or set XDG_RUNTIME_DIR"),
+        ("os.open", errno.EROFS, "the lock", "set XDG_RUNTIME_DIR"),
+        ("os.open", errno.EACCES, "the lock", "remove what is there, or set XDG_RUNTIME_DIR"),
+        ("socket.socket.bind", errno.ENOSPC, "listen", "free some space there, or set XDG_RUNTIME_DIR"),
+    ],
+)
+def test_a_folder_that_takes_no_file_is_explained(
+    call: str, number: int, said: str, way_out: str, echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(call, failing(number))
+        with pytest.raises(ControlError) as caught:
+            ControlServer(echo)
+    assert said in str(caught.value)
+    assert str(caught.value).endswith(os.strerror(number))
+    assert caught.value.hint.startswith(way_out)
+    ControlServer(echo).close()  # the lock was let go
+
+
+def test_a_socket_that_cannot_be_removed_does_not_disturb_the_end(
+    echo: Echo, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ControlServer(echo)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", failing(errno.EROFS))
+        server.close()
+    assert (runtime / "sharpcam/control.sock").exists()
+    ControlServer(echo).close()
 
 
 # The commands

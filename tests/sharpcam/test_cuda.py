@@ -184,12 +184,21 @@ def test_an_engine_of_another_file_or_size_is_not_taken(
     assert all(Path(f).is_dir() and Path(f).is_relative_to(tmp_path) for f in folders)
 
 
-def test_a_cache_that_cannot_be_made_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", [False, True])
+def test_a_cache_that_cannot_be_written_is_done_without(
+    made: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = tmp_path if made else tmp_path / "file"
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "file"))
-    with pytest.raises(ProviderUnavailable, match="cannot keep TensorRT's engine"):
-        gpu_providers(Provider.TENSORRT, Plan((64, 48), 1), manifest())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(base))
+    monkeypatch.setenv("LOCALAPPDATA", str(base))
+    monkeypatch.setattr("sharpcam.runtime.os.access", lambda *_: not made)
+    name, options = gpu_providers(Provider.TENSORRT, Plan((64, 48), 1), manifest())[0]
+    assert name == "TensorrtExecutionProvider"
+    assert set(options) == {"device_id", "user_compute_stream", "trt_fp16_enable"}
+    cause = "permission denied" if made else "Not a directory"
+    assert "TensorRT's engine is not kept" in caplog.text
+    assert caplog.text.rstrip().endswith(cause)
 
 
 # Memory

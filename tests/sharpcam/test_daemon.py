@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -449,6 +450,24 @@ def test_a_second_one_runs_without_taking_orders(caplog: pytest.LogCaptureFixtur
         until(lambda: first.pipeline.wait(0.05))
         assert second.pipeline.exit == ""
     assert not [t for t in threading.enumerate() if t.name == "sharpcam-control"]
+
+
+def test_a_full_disk_leaves_it_without_orders_but_running(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    rig = Rig(always="always")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        rig.daemon._listen(logging.WARNING)
+    assert "not controllable: cannot make the lock" in caplog.text
+    assert "No space left on device (free some space there, or set XDG_RUNTIME_DIR" in caplog.text
+    assert rig.tick() is State.LIVE
+    rig.tick(LISTEN_EVERY_S)
+    assert ask("status")["state"] == "live", "there is room again"
+    rig.daemon.__exit__(None, None, None)
 
 
 def test_it_takes_the_orders_when_the_one_before_has_ended(caplog: pytest.LogCaptureFixture) -> None:

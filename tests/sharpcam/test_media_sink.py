@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -272,6 +273,17 @@ def test_a_full_disk_is_explained_and_leaves_nothing(tmp_path, suffix):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert caught.value.hint
     assert not os.listdir(tmp_path)
+
+
+def test_what_cannot_be_removed_hides_no_cause(tmp_path, monkeypatch):
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    sink = MediaSink(tmp_path / "a.mp4", (320, 240), 25, Color())
+    monkeypatch.setattr(os, "replace", read_only)
+    monkeypatch.setattr(media.Path, "unlink", read_only)
+    with pytest.raises(MediaError, match="the disk can only be read"):
+        _send_noise(sink)
 
 
 def _send_noise(sink):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ from test_pipeline import threads_end  # noqa: F401
 
 from sharpcam.daemon import control, pipe
 from sharpcam.daemon.pipe import MAX_REQUEST, PipeServer, exchange, key_file
-from sharpcam.errors import ControlError
+from sharpcam.errors import ControlError, MediaError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="stands in for a pipe")
 FAMILY = "AF_UNIX"
@@ -71,6 +72,26 @@ def test_a_second_server_is_refused(where: str) -> None:
 
 def test_nobody_there(where: str) -> None:
     assert exchange(b"one", 20, where, FAMILY) is None
+
+
+def test_a_key_that_cannot_be_kept_is_explained(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    with monkeypatch.context() as patch:
+        patch.setenv("LOCALAPPDATA", str(tmp_path / "file"))
+        with pytest.raises(MediaError, match="its folder is a file"):
+            PipeServer(lambda request: request, where, FAMILY)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(MediaError, match="the disk is full") as caught:
+            PipeServer(lambda request: request, where, FAMILY)
+    assert caught.value.hint
+    PipeServer(lambda request: request, where, FAMILY).close()  # the pipe was let go
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_who_does_not_answer_is_not_waited_for(where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -100,6 +101,33 @@ def test_uninstall_stops_and_removes(systemctl: Path) -> None:
     assert (code, out) == (0, f"removed {unit.unit_path()}\n")
     assert not unit.unit_path().exists()
     assert asked(systemctl) == ["--user disable --now sharpcam.service", "--user daemon-reload"]
+
+
+def test_a_unit_that_cannot_be_written_is_explained(
+    systemctl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config").touch()
+    code, _, err = run("install")
+    assert code == 1
+    assert err.startswith(
+        f"sharpcam: cannot write {tmp_path}/config/systemd/user: its folder is a file\n  hint: "
+    )
+    assert asked(systemctl) == []
+
+
+def test_a_unit_that_cannot_be_removed_is_explained(systemctl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("install")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    code, _, err = run("uninstall")
+    assert code == 1
+    assert (
+        err
+        == f"sharpcam: cannot remove {unit.unit_path()}: Read-only file system\n  hint: remove it by hand\n"
+    )
 
 
 def test_status_is_systemds(systemctl: Path) -> None:

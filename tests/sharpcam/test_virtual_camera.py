@@ -424,6 +424,19 @@ def test_a_second_sharpcam_is_refused_and_the_first_undisturbed(loopback: Loopba
     VirtualCameraSink(None, SIZE).close()
 
 
+def test_a_full_disk_under_the_lock_is_explained(loopback: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(DeviceDenied, match=f"the lock .* for {NODE}: No space left") as caught:
+            VirtualCameraSink(None, SIZE)
+    assert "free some space" in caught.value.hint
+    assert loopback.log == [], "the device was not touched"
+    VirtualCameraSink(None, SIZE).close()
+
+
 @pytest.mark.parametrize(
     ("number", "error"),
     [(errno.EACCES, DeviceDenied), (errno.EBUSY, DeviceBusy), (errno.ENOENT, DeviceNotFound)],

@@ -63,6 +63,10 @@ class _Twin:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
         self.steps = {port.name: _Steps(1.0, 0) for port in graph.input if _is_plane(port)}
+        for node in graph.node:  # a state that is no picture means what its reader takes it for
+            for place in (0, 3) if node.op_type == "QLinearAdd" else ():
+                if node.input[place].startswith("state_added_"):
+                    self.steps[node.input[place]] = self._meaning(*node.input[place + 1 : place + 3])
         for node in graph.node:
             self._rewrite(node)
 
@@ -117,7 +121,14 @@ class _Twin:
             operator = "Sub"
         else:
             operator, b = "Add", self._scaled(b, meaning, f"{out}_b")
-        self._given(out, self._meaning(y_scale, y_zero), operator, [a, b])
+        # what is beyond the memory's range is motion, however far: that is the network's doing, not the codes'
+        self._given(
+            out,
+            self._meaning(y_scale, y_zero),
+            operator,
+            [a, b],
+            saturates=any(name.startswith("state_added_") for name in node.input),
+        )
 
     def _multiply(self, node: onnx.NodeProto) -> None:
         a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = node.input
@@ -143,17 +154,23 @@ class _Twin:
             return x
         return self._node("Mul", [x, self._constant(f"{name}_ratio", np.array(ratio))], f"{name}_scaled")
 
-    def _given(self, name: str, told: _Steps, operator: str, inputs: list[str], **attributes: Any) -> None:
+    def _given(
+        self,
+        name: str,
+        told: _Steps,
+        operator: str,
+        inputs: list[str],
+        saturates: bool = False,
+        **attributes: Any,
+    ) -> None:
         """A result; where its codes start at zero, saturation is part of the network: a ReLU, a gate, a picture."""
         self.steps[name] = told
-        if told.zero:
+        if told.zero and not saturates:
             self._node(operator, inputs, name, **attributes)
             return
         raw = self._node(operator, inputs, f"{name}_raw", **attributes)
-        low, high = (
-            self._constant("zero", np.array(0.0)),
-            self._constant(f"{name}_high", np.array(255 * told.scale)),
-        )
+        ends = {end: (code - told.zero) * told.scale for end, code in (("low", 0), ("high", 255))}
+        low, high = (self._constant(f"{name}_{end}", np.array(value)) for end, value in ends.items())
         self._node("Clip", [raw, low, high], name)
 
     # What goes in and out

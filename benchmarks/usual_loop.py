@@ -60,13 +60,14 @@ class Network:
         self._states: dict[str, Any] = {}
 
     def start(self, bgr: Picture) -> None:
-        """The states of a student are planes, and begin as those of the first frame."""
+        """The states of a student begin as the planes of the first frame and as nothing added to them."""
         height, width = bgr.shape[:2]
         planes = cv2.cvtColor(bgr, cv2.COLOR_BGR2YUV_I420).astype(np.float32)
         first = {
             "state_y": planes[:height].reshape(1, 1, height, width),
             "state_uv": planes[height:].reshape(1, 2, height // 2, width // 2),
         }
+        first |= {name.replace("state_", "state_added_"): np.zeros_like(p) for name, p in first.items()}
         self._states = {name: first[name] for name in self._memory}
 
     def __call__(self, rgb: NDArray[np.float32]) -> NDArray[np.float32]:

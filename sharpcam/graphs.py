@@ -74,7 +74,8 @@ def _infer_state(path: Path, port: Port, inputs: Sequence[Port], outputs: Sequen
         "output": f"{port.name}_out",
         "shape": port.shape,
         "dtype": port.dtype,
-        "initial": like[0] if like else 0,  # a state_y of the shape of y is the picture before
+        # a state_y of the shape of y is the picture before; what our students added to it is in steps around 128
+        "initial": like[0] if like else 128 if port.name.startswith("state_added_") else 0,
     }
 
 

@@ -23,6 +23,7 @@ from sharpcam.geometry import to_rgb
 from sharpcam.sources.testcard import TestCard
 from training.account import NOT_RECORDED, Note, data_rows, metrics, rebuild, teacher_line, to_toml
 from training.errors import DataError
+from training.graph import NOTHING, STATES
 from training.halo import halo
 from training.networks import count_macs, count_parameters
 from training.networks.student import GATE_GRID, Student
@@ -65,9 +66,16 @@ def write_manifest(folder: Path, network: nn.Module, recipe: Recipe, content: di
     }
     if isinstance(network, Student) and network.config.temporal:
         planes = (("y", (1, 1, "H", "W")), ("uv", (1, 2, "H/2", "W/2")))
-        # the first frame stands in for the one before it, so that nothing is mixed in
+        # the first frame stands in for the one before it, with nothing added, so that nothing is mixed in
         values["state"] = [
-            {"input": f"state_{p}", "output": f"state_{p}_out", "shape": s, "dtype": "uint8", "initial": p}
+            {
+                "input": f"{kind}_{p}",
+                "output": f"{kind}_{p}_out",
+                "shape": s,
+                "dtype": "uint8",
+                "initial": p if kind == "state" else NOTHING,
+            }
+            for kind in STATES
             for p, s in planes
         ]
     values["training_data"] = [

@@ -28,7 +28,7 @@ from training.checkpoint import read_checkpoint
 from training.data import Clips, ClipSpec, Source, scan
 from training.degrade import as_float, to_i420
 from training.errors import TrainingError, run
-from training.graph import PLANES, Array, Ranges, adopt_weights, build_model, folded_weights
+from training.graph import NOTHING, PLANES, Array, Ranges, adopt_weights, build_model, folded_weights
 from training.networks.student import Student
 from training.recipe import Recipe
 from training.tasks import build
@@ -47,6 +47,13 @@ def session(model: onnx.ModelProto, threads: int = 1) -> ort.InferenceSession:
 Runner = Callable[[Array, float], Array]
 
 
+def fresh_states(x: dict[str, Array]) -> dict[str, Array]:
+    """What a student remembers before its first frame `x`: that frame, and nothing added to it."""
+    return {f"state_{p}": x[p] for p in PLANES} | {
+        f"state_added_{p}": np.full_like(x[p], NOTHING) for p in PLANES
+    }
+
+
 def runner(
     model: onnx.ModelProto, watch: Callable[[str, Array], None] | None = None, names: list[str] | None = None
 ) -> Runner:
@@ -62,7 +69,7 @@ def runner(
         out = np.empty_like(clip)
         for t, frame in enumerate(clip):
             x = {"y": frame[:height].reshape(shapes["y"]), "uv": frame[height:].reshape(shapes["uv"])}
-            states = states or {f"state_{p}": x[p] for p in PLANES}
+            states = states or fresh_states(x)
             feeds = x | {"strength": np.array(strength, np.float32)} | {m: states[m] for m in memory}
             results = dict(zip(wanted, s.run(wanted, feeds), strict=True))
             out[t, :height] = results["y_out"][0, 0]

@@ -21,10 +21,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from training.networks.student import (
     CHANGE,
-    CORRECTION_STEP,
-    DIFFERENCE_STEP,
     GATE_GRID,
     GATE_MAX,
+    MEMORY_RANGE,
+    MEMORY_STEP,
+    MOVE_RANGE,
+    MOVE_STEP,
     WEIGHT_LEVELS,
     Conv,
     Student,
@@ -32,6 +34,8 @@ from training.networks.student import (
 
 OPSET = 17
 PLANES = ("y", "uv")
+STATES = ("state", "state_added")  # of each plane: the frame before as it came, and what was added to it
+NOTHING = 128  # the code of 0 in the second
 Array = NDArray[Any]
 Ranges = dict[str, tuple[float, float]]  # (low, high) of a layer's output
 Weights = dict[str, tuple[Array, Array]]
@@ -154,9 +158,18 @@ class FloatOps:
     def load(self, x: str) -> str:
         return self.graph.node("Cast", [x], f"{x}_float", to=self.kind)
 
+    def load_memory(self, x: str) -> str:
+        """Grey levels of codes of MEMORY_STEP around 128."""
+        centred = self.graph.node("Sub", [self.load(x), self._scalar(128, "centre")], f"{x}_centred")
+        return self.graph.node("Mul", [centred, self._scalar(MEMORY_STEP, "memory_step")], f"{x}_levels")
+
     def store(self, x: str, name: str) -> str:
         rounded = self.graph.node("Round", [x], f"{name}_rounded")
         return self.graph.node("Cast", [rounded], name, to=TensorProto.UINT8)
+
+    def store_memory(self, x: str, name: str) -> str:
+        steps = self.graph.node("Div", [x, self._scalar(MEMORY_STEP, "memory_step")], f"{name}_steps")
+        return self.store(self.graph.node("Add", [steps, self._scalar(128, "centre")], f"{name}_codes"), name)
 
     def pack(self, planes: dict[str, str], grid: int, name: str) -> str:
         return self.graph.pack(planes, grid, name)
@@ -169,9 +182,10 @@ class FloatOps:
             "Clip", [x, self._scalar(low, f"k{low}"), self._scalar(high, f"k{high}")], name
         )
 
-    def difference(self, a: str, b: str, name: str) -> str:
-        raw = self.graph.node("Sub", [a, b], f"{name}_raw")
-        return self.clip(raw, -128 * DIFFERENCE_STEP, 127 * DIFFERENCE_STEP, name)
+    def difference(self, last: str, added: str, x: str, name: str) -> str:
+        """last + added - x, within the ranges that uint8 has for it."""
+        move = self.clip(self.graph.node("Sub", [last, x], f"{name}_raw"), *MOVE_RANGE, f"{name}_move")
+        return self.clip(self.graph.node("Add", [move, added], f"{name}_sum"), *MEMORY_RANGE, name)
 
     def conv(
         self, x: str, layer: str, *, relu: bool, scale: float = 1.0, offset: float = 0.0, gate: bool = False
@@ -200,11 +214,10 @@ class FloatOps:
 
     def correction(self, difference: str, gate: str, name: str) -> str:
         product = self.graph.node("Mul", [difference, gate], f"{name}_product")
-        step = self._scalar(CORRECTION_STEP, "correction_step")
-        rounded = self.graph.node(
-            "Round", [self.graph.node("Div", [product, step], f"{name}_steps")], f"{name}_rounded"
-        )
-        return self.clip(self.graph.node("Mul", [rounded, step], f"{name}_raw"), -64, 63.5, name)
+        step = self._scalar(MEMORY_STEP, "memory_step")
+        steps = self.graph.node("Div", [product, step], f"{name}_steps")
+        rounded = self.graph.node("Round", [steps], f"{name}_rounded")
+        return self.graph.node("Mul", [rounded, step], name)
 
     def apply(self, x: str, correction: str, strength: str, name: str) -> str:
         """x + strength * correction, rounded to grey levels, in 0..255."""
@@ -252,8 +265,14 @@ class QuantOps:
         self.steps[x] = (1.0, 0)
         return x
 
+    def load_memory(self, x: str) -> str:
+        self.steps[x] = (MEMORY_STEP, 128)
+        return x
+
     def store(self, x: str, name: str) -> str:
-        return x if x == name else self.graph.node("Identity", [x], name)
+        return self.graph.node("Identity", [x], name)
+
+    store_memory = store
 
     def pack(self, planes: dict[str, str], grid: int, name: str) -> str:
         out = self.graph.pack(planes, grid, name)
@@ -269,12 +288,13 @@ class QuantOps:
         self.steps[name] = out
         return self.graph.node(op, [*a, *b, *self._q(*out)], name, domain="com.microsoft")
 
-    def difference(self, a: str, b: str, name: str) -> str:
-        # saturation is the clamp; the negative scale subtracts
-        step, zero = self.steps[b]
-        return self._binary(
-            "QLinearAdd", [a, *self._of(a)], [b, *self._q(-step, zero)], (DIFFERENCE_STEP, 128), name
-        )
+    def difference(self, last: str, added: str, x: str, name: str) -> str:
+        """last + added - x: saturation keeps it within the ranges, and a negative scale subtracts."""
+        step, zero = self.steps[x]
+        minus_x = [x, *self._q(-step, zero)]
+        move = self._binary("QLinearAdd", [last, *self._of(last)], minus_x, (MOVE_STEP, 128), f"{name}_move")
+        parts = [move, *self._of(move)], [added, *self._of(added)]
+        return self._binary("QLinearAdd", *parts, (MEMORY_STEP, 128), name)
 
     def conv(
         self, x: str, layer: str, *, relu: bool, scale: float = 1.0, offset: float = 0.0, gate: bool = False
@@ -304,7 +324,7 @@ class QuantOps:
 
     def correction(self, difference: str, gate: str, name: str) -> str:
         a, b = [difference, *self._of(difference)], [gate, *self._of(gate)]
-        return self._binary("QLinearMul", a, b, (CORRECTION_STEP, 128), name)
+        return self._binary("QLinearMul", a, b, (MEMORY_STEP, 128), name)
 
     def apply(self, x: str, correction: str, strength: str, name: str) -> str:
         """x + strength * correction: the strength scales its step, so that 0 gives x bit for bit."""
@@ -328,16 +348,20 @@ def assemble(graph: Graph, ops: FloatOps | QuantOps, student: Student) -> None:
     x = {p: ops.load(p) for p in PLANES}
     f = x
     if config.temporal:
-        d = {p: ops.difference(ops.load(f"state_{p}"), x[p], f"difference_{p}") for p in PLANES}
+        d = {
+            p: ops.difference(
+                ops.load(f"state_{p}"), ops.load_memory(f"state_added_{p}"), x[p], f"difference_{p}"
+            )
+            for p in PLANES
+        }
         e = ops.conv(ops.pack(d, GATE_GRID, "difference"), "gate_in", relu=True, scale=SCALES["gate_in"])
         e = ops.conv(e, "gate_mid", relu=True)
         gates = ops.unpack(ops.conv(e, "gate_out", relu=False, gate=True), GATE_GRID, "gate")
-        corrections = {p: ops.correction(d[p], gates[p], f"correction_{p}") for p in PLANES}
-        # a uint8 state is the calmed picture as it is
-        calmed = "state_{}_out" if isinstance(ops, QuantOps) else "fused_{}"
-        f = {p: ops.apply(x[p], corrections[p], "strength", calmed.format(p)) for p in PLANES}
+        c = {p: ops.correction(d[p], gates[p], f"correction_{p}") for p in PLANES}
+        f = {p: ops.apply(x[p], c[p], "strength", f"fused_{p}") for p in PLANES}
         for p in PLANES:
-            ops.store(f[p], f"state_{p}_out")
+            ops.store(x[p], f"state_{p}_out")
+            ops.store_memory(c[p], f"state_added_{p}_out")
     h = ops.conv(ops.pack(f, config.grid, "fused"), "head", relu=True, scale=SCALES["head"], offset=128)
     for i in range(config.depth):
         h = ops.conv(h, f"body.{i}", relu=True)
@@ -361,7 +385,8 @@ def build_model(
         ops = FloatOps(graph, weights, half=precision == "float16")
     assemble(graph, ops, student)
     planes: list[tuple[str, list[int | str]]] = [("y", [1, 1, "H", "W"]), ("uv", [1, 2, "H/2", "W/2"])]
-    state = [(f"state_{n}", s) for n, s in planes] if student.config.temporal else []
+    kinds = STATES if student.config.temporal else ()
+    state = [(f"{kind}_{n}", s) for kind in kinds for n, s in planes]
     value = helper.make_tensor_value_info
     inputs = [value(n, TensorProto.UINT8, s) for n, s in planes] + [value("strength", TensorProto.FLOAT, [])]
     inputs += [value(n, TensorProto.UINT8, s) for n, s in state]

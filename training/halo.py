@@ -28,8 +28,8 @@ def halo(student: Student, step: int) -> int:
         y[..., around : around + step, around : around + step] = math.nan
         uv[..., around // 2 : (around + step) // 2, around // 2 : (around + step) // 2] = math.nan
         with torch.no_grad():
-            y_out, uv_out, state = network(y, uv, (y, uv))
-        reach = max(_reach(plane, side, around) for plane in (y_out, uv_out, *state))
+            y_out, uv_out, (last, added) = network(y, uv, ((y, uv), (y, uv)))
+        reach = max(_reach(plane, side, around) for plane in (y_out, uv_out, *last, *added))
         if reach < around:
             return math.ceil(reach / step) * step
         around *= 2
@@ -39,5 +39,7 @@ def _reach(plane: Tensor, side: int, around: int) -> int:
     """Pixels from the block in the middle to the last not-a-number on any side of it."""
     scale = side // plane.shape[-1]
     touched = torch.isnan(plane[0]).any(0).nonzero()
+    if not len(touched):  # of a network without memory: what it would have added to the picture
+        return 0
     first, last = touched.min().item() * scale, (touched.max().item() + 1) * scale
     return int(max(around - first, last - (side - around)))

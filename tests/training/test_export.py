@@ -339,6 +339,8 @@ def test_the_manifest_tells_what_the_graph_is(folder: Path) -> None:
     assert [(s.input, s.output, s.shape, s.dtype, s.initial) for s in manifest.state] == [
         ("state_y", "state_y_out", (1, 1, "H", "W"), "uint8", "y"),
         ("state_uv", "state_uv_out", (1, 2, "H/2", "W/2"), "uint8", "uv"),
+        ("state_added_y", "state_added_y_out", (1, 1, "H", "W"), "uint8", 128),
+        ("state_added_uv", "state_added_uv_out", (1, 2, "H/2", "W/2"), "uint8", 128),
     ]
     assert manifest.parameters == student.parameter_count()
     assert manifest.macs_per_pixel == pytest.approx(student.macs_per_pixel(), abs=0.01)

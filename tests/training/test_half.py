@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from test_export import U8, graphs, noisy_clip  # noqa: F401
 
 from sharpcam.models import find_model
-from training.export import Runner, clip_psnr, runner
+from training.export import Runner, clip_psnr, fresh_states, runner
 
 DTYPES = {1: torch.float32, 2: torch.uint8, 10: torch.float16}
 
@@ -59,7 +59,8 @@ def strictly(model: onnx.ModelProto) -> Runner:
         for t, frame in enumerate(torch.tensor(clip)):
             x = {"y": frame[:height].reshape(shapes["y"]), "uv": frame[height:].reshape(shapes["uv"])}
             values = constants | x | {"strength": torch.tensor(strength)}
-            values |= states or {name: x[name.removeprefix("state_")] for name in memory}
+            fresh = fresh_states({p: plane.numpy() for p, plane in x.items()})
+            values |= states or {name: torch.tensor(fresh[name]) for name in memory}
             for node in model.graph.node:
                 attributes = {p.name: onnx.helper.get_attribute_value(p) for p in node.attribute}
                 found = apply(node.op_type, [values[name] for name in node.input], attributes)

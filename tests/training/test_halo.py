@@ -63,7 +63,8 @@ class Looker:
         """A frame of soft blocks, and a state that is the same picture with other noise."""
         pictures = {"y": self._soft(1, self.side), "uv": self._soft(2, self.side // 2)}
         names = [i.name for i in self.session.get_inputs() if i.name != "strength"]
-        noisy = {n: pictures[n.removeprefix("state_")] for n in names}
+        noisy = {n: pictures[n.rpartition("_")[2]] for n in names}
+        noisy |= {n: 128 + 0.05 * (p - 128) for n, p in noisy.items() if "added" in n}
         return {
             n: (p + self.rng.normal(0, 3, p.shape)).clip(0, 255).astype(np.uint8) for n, p in noisy.items()
         }

@@ -19,6 +19,8 @@ from training.degrade import as_float, to_i420
 from training.networks import count_macs, count_parameters
 from training.networks.student import (
     GATE_MAX,
+    MEMORY_RANGE,
+    MEMORY_STEP,
     NOISE,
     BodyConv,
     Conv,
@@ -105,7 +107,7 @@ def test_quantize_rounds_half_to_even_clamps_and_lets_gradients_pass() -> None:
     assert x.grad.tolist() == [0, 1, 1, 1, 1, 0]
 
 
-def test_the_state_is_a_picture_of_whole_grey_levels() -> None:
+def test_what_is_sharpened_is_a_picture_of_whole_grey_levels() -> None:
     out = calmed(torch.tensor([3.0, 250.0, 100.0]), torch.tensor([-5.0, 7.0, 0.6]))
     assert out.tolist() == [0, 255, 101]
 
@@ -229,8 +231,9 @@ def test_strength_scales_all_that_is_added(config: StudentConfig) -> None:
         r = student.sharpen(f)
         for plane in range(2):
             assert torch.allclose(out[plane], f[plane] + strength * r[plane], atol=1e-4)
-            if config.temporal:  # the memory, too: at 0 it is the frame
-                assert torch.equal(out[2][plane], f[plane])
+            # not the memory: whatever the strength was, the next frame finds the same
+            assert torch.equal(out[2][0][plane], (y, uv)[plane][:, 1])
+            assert torch.equal(out[2][1][plane], c[plane])
     assert (half[0] - y[:, 1]).abs().mean() < (full[0] - y[:, 1]).abs().mean()
 
 
@@ -266,19 +269,33 @@ def test_an_open_gate_calms_a_noisy_still_and_a_shut_one_does_nothing() -> None:
 
 
 def test_the_gate_s_weight_of_the_past_has_a_limit() -> None:
-    """What a closed eye left in the state must fade, whatever the gate says: by GATE_MAX a frame.
+    """What a closed eye left in the memory must fade, whatever the gate says: by GATE_MAX a frame from the
+    largest difference that it knows.
 
-    Down to where half a grey level is all that a frame moves: there a state of whole grey levels stays, if no
-    noise pushes it on.
+    Down to where half a step is all that a frame moves: there the memory stays, if no noise pushes it on.
     """
     y = torch.full((1, 30, 1, 16, 16), 100.0)
     y[:, 0] = 140.0
     uv = torch.full((1, 30, 2, 8, 8), 128.0)
     with torch.no_grad():
         out = with_gate(5.0).clip(y, uv)[0][0, :, 0, 8, 8]
-    assert out[1] - 100 == pytest.approx(40 * GATE_MAX, abs=0.6)
+    assert out[1] - 100 == pytest.approx(MEMORY_RANGE[1] * GATE_MAX, abs=0.6)
     assert all(after <= before for before, after in pairwise(out[1:]))
-    assert out[-1] - 100 <= 0.75 / (1 - GATE_MAX)
+    steps = (out[1] - 100) * GATE_MAX ** torch.arange(29)
+    assert torch.equal(out[1:], out[1:].clamp(max=100 + steps + 1.5 * MEMORY_STEP / (1 - GATE_MAX)))
+    assert out[-1] - 100 <= 0.5 * MEMORY_STEP / (1 - GATE_MAX) + 0.5 + 40 * GATE_MAX**29
+
+
+def test_noise_vanishes_from_the_memory_and_does_not_freeze() -> None:
+    """Behind a gate of 0.85 noise of 2 grey levels is 0.57 of them in the end, and no pixel stays where it began
+    (in whole grey levels it was 0.9)."""
+    torch.manual_seed(0)
+    y = 100 + (2 * torch.randn(1, 60, 1, 64, 64)).round()
+    uv = torch.full((1, 60, 2, 32, 32), 128.0)
+    with torch.no_grad():
+        out = with_gate(0.85).clip(y, uv, slice(40, 60))[0] - 100
+    assert out.std() < 0.68
+    assert (out[:, 0] != out[:, -1]).float().mean() > 0.3
 
 
 def test_gradients_reach_every_parameter() -> None:

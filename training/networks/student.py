@@ -1,22 +1,23 @@
 """The SharpCam student: a recurrent network over I420 planes that becomes a uint8 ONNX graph, op for op.
 
-      y, uv (this frame) ------------+-------------------+
-                                     |                   |
-      state (last frame, calmed) --- d = state - x       |
-                                     |                   |
-                    unshuffle by 8, convolutions         |
-                                     |                   |
-                           gate g in 0..0.94             |
-                                     |                   |
-                                     +---- c = g * d --- f = x + strength * c -----+--> next state
-                                                         |                         |
-                          unshuffle by 4, 1 x 1, some 3 x 3, 1 x 1, shuffle        |
-                                                         |                         |
-                                                    residual r --- f + strength * r ---> y_out, uv_out
+      last frame, as it came ---------+
+      what was added to it, last ---- d = last + added - x ----+
+                                      |                        |
+      y, uv (this frame) x -----------+---------------------------- f = x + strength * c ---+
+                                      |                        |                            |
+                     unshuffle by 8, convolutions              |                            |
+                                      |                        |                            |
+                            gate g in 0..0.94 ----------- c = g * d --> next added          |
+                                                                                            |
+                           unshuffle by 4, 1 x 1, some 3 x 3, 1 x 1, shuffle ---------------+
+                                                                                            |
+                                              residual r --- f + strength * r ---> y_out, uv_out
 
 The first half is a motion-gated recursive filter: where a pixel has not changed but for noise, g is high and
 the new frame moves only a little from the old (the fusion stage of EMVD, Maggioni et al., CVPR 2021, with a
-learned gate per pixel in place of its learned transform). The second half sharpens what the first has calmed.
+learned gate per pixel in place of its learned transform). Its memory is in quarters of a grey level: in whole
+ones a pixel that should move a little would not move at all, and noise would freeze instead of vanishing. The
+second half sharpens what the first has calmed.
 Strength multiplies everything that is added, so strength 0 is the input bit for bit.
 
 Planes are unshuffled (Shi et al., 2016) so that convolutions have the 32 channels at which int8 kernels are
@@ -32,6 +33,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -39,11 +41,12 @@ from torch import Tensor, nn
 
 GATE_GRID = 8
 GATE_MAX = 0.94
-# the ranges of the uint8 tensors around the gate, in grey levels (the exporter uses the same)
-DIFFERENCE_STEP = 1.0
 # of 127: without VNNI, pairs of uint8 x int8 products are added in 16 bits, which 127 overflows
 WEIGHT_LEVELS = 63
-CORRECTION_STEP = 0.5
+# the uint8 tensors around the gate, in grey levels a step and to either side of zero (the exporter uses the same):
+# half steps for last - x, quarters for d and c. A larger d is motion, whatever it is
+MOVE_STEP, MOVE_RANGE = 0.5, (-64.0, 63.5)
+MEMORY_STEP, MEMORY_RANGE = 0.25, (-32.0, 31.75)
 CHANGE = 16.0  # grey levels: a difference that the gate sees as 1
 NOISE = 0.03  # smaller coefficients are noise, which whitening must not blow up
 
@@ -66,7 +69,7 @@ class StudentConfig:
 
 
 def calmed(x: Tensor, correction: Tensor) -> Tensor:
-    """x + correction in whole grey levels: the state is a uint8 picture."""
+    """x + correction in whole grey levels: a uint8 picture."""
     return quantize(x + correction, 1, 0, 255)
 
 
@@ -243,14 +246,15 @@ def int8_weights(weight: Tensor, levels: int) -> Tensor:
 
 
 Planes = tuple[Tensor, Tensor]
+State = tuple[Planes, Planes]  # the last frame as it came, and what was added to it at full strength
 
 
 class Student(nn.Module):
     """See the module's docstring for the picture.
 
     forward(y, uv, state, strength): y (N, 1, H, W), uv (N, 2, H/2, W/2) float grey levels 0..255 with H and W
-    multiples of 8; state, the calmed planes (y, uv) of the frame before, or None at the start, where the
-    frame itself stands in (so that nothing is mixed in). Returns the planes out and the new state.
+    multiples of 8; state, the planes of the frame before and what was added to them, or None at the start, where
+    the frame itself and nothing stand in (so that nothing is mixed in). Returns the planes out and the new state.
     """
 
     def __init__(self, config: StudentConfig | None = None) -> None:
@@ -267,15 +271,18 @@ class Student(nn.Module):
         self.body = nn.ModuleList(BodyConv(c) for _ in range(self.config.depth))
         self.tail = ToFrequencies(c, self.config.grid)
 
-    def fuse(self, x: Planes, state: Planes) -> Planes:
-        """The recursive filter: planes and state -> correction g * d, planes of the same shapes."""
-        low, high = -128 * DIFFERENCE_STEP, 127 * DIFFERENCE_STEP
-        d = torch.clamp(state[0] - x[0], low, high), torch.clamp(state[1] - x[1], low, high)
-        e = F.relu(self.gate_in(pack(*d, GATE_GRID) / CHANGE))
+    def fuse(self, x: Planes, state: State) -> Planes:
+        """The recursive filter: planes and state -> correction c = g * d, planes of the same shapes."""
+        d_y, d_uv = (
+            torch.clamp(torch.clamp(last - new, *MOVE_RANGE) + added, *MEMORY_RANGE)
+            for new, last, added in zip(x, *state, strict=True)
+        )
+        e = F.relu(self.gate_in(pack(d_y, d_uv, GATE_GRID) / CHANGE))
         e = F.relu(self.gate_mid(e))
-        gates = unpack(torch.clamp(self.gate_out(e), 0, GATE_MAX), GATE_GRID)
-        y, uv = (quantize(g * p, CORRECTION_STEP, -64, 63.5) for g, p in zip(gates, d, strict=True))
-        return y, uv
+        g_y, g_uv = unpack(torch.clamp(self.gate_out(e), 0, GATE_MAX), GATE_GRID)
+        return quantize(g_y * d_y, MEMORY_STEP, *MEMORY_RANGE), quantize(
+            g_uv * d_uv, MEMORY_STEP, *MEMORY_RANGE
+        )
 
     def sharpen(self, f: Planes) -> Planes:
         """Calmed planes in grey levels -> residual planes."""
@@ -285,15 +292,13 @@ class Student(nn.Module):
         return unpack(self.tail(h) * 128, self.config.grid)
 
     def forward(
-        self, y: Tensor, uv: Tensor, state: Planes | None = None, strength: float | Tensor = 1.0
-    ) -> tuple[Tensor, Tensor, Planes]:
-        if not self.config.temporal:
-            r = self.sharpen((y, uv))
-            return y + strength * r[0], uv + strength * r[1], (y, uv)
-        c = self.fuse((y, uv), state or (y, uv))
-        f = calmed(y, strength * c[0]), calmed(uv, strength * c[1])
-        r = self.sharpen(f)
-        return f[0] + strength * r[0], f[1] + strength * r[1], f
+        self, y: Tensor, uv: Tensor, state: State | None = None, strength: float | Tensor = 1.0
+    ) -> tuple[Tensor, Tensor, State]:
+        x, nothing = (y, uv), (torch.zeros_like(y), torch.zeros_like(uv))
+        c = self.fuse(x, state or (x, nothing)) if self.config.temporal else nothing
+        f_y, f_uv = (calmed(p, strength * a) for p, a in zip(x, c, strict=True))
+        r_y, r_uv = self.sharpen((f_y, f_uv))
+        return f_y + strength * r_y, f_uv + strength * r_uv, (x, c)
 
     def clip(self, y: Tensor, uv: Tensor, keep: slice = slice(None)) -> Planes:
         """A whole clip: y (N, T, 1, H, W), uv (N, T, 2, H/2, W/2) -> the frames `keep` of it, in that layout.
@@ -303,14 +308,12 @@ class Student(nn.Module):
         n, t = y.shape[:2]
         f: Planes = (y[:, keep], uv[:, keep])
         if self.config.temporal:
-            state: Planes = (y[:, 0], uv[:, 0])
-            states: list[Planes] = []
-            for i in range(keep.indices(t)[1]):  # what comes after the kept frames changes nothing
-                c = self.fuse((y[:, i], uv[:, i]), state)
-                state = calmed(y[:, i], c[0]), calmed(uv[:, i], c[1])
-                states.append(state)
-            f_y, f_uv = zip(*states[keep], strict=True)
-            f = torch.stack(f_y, 1), torch.stack(f_uv, 1)
+            x = [(y[:, i], uv[:, i]) for i in range(keep.indices(t)[1])]  # what comes after changes nothing
+            added: list[Planes] = [(torch.zeros_like(x[0][0]), torch.zeros_like(x[0][1]))]
+            for last, new in pairwise(x):
+                added.append(self.fuse(new, (last, added[-1])))
+            f_y, f_uv = (torch.stack(planes, 1) for planes in zip(*added[keep], strict=True))
+            f = calmed(f[0], f_y), calmed(f[1], f_uv)
         flat = f[0].flatten(0, 1), f[1].flatten(0, 1)
         out = tuple(p + r for p, r in zip(flat, self.sharpen(flat), strict=True))
         return out[0].view(n, -1, *y.shape[2:]), out[1].view(n, -1, *uv.shape[2:])

@@ -307,6 +307,13 @@ def test_bare_state_that_is_the_picture_before() -> None:
     assert [state.initial for state in manifest.state] == ["y", 0]
 
 
+def test_bare_state_of_what_a_student_added() -> None:
+    added = Port("state_added_y", "uint8", (1, 1, "H", "W"))
+    after = Port("state_added_y_out", "uint8", (1, 1, "H", "W"))
+    manifest = infer_manifest(Path("x.onnx"), [Y, UV, added], [Y_OUT, UV_OUT, after], "0" * 64)
+    assert [state.initial for state in manifest.state] == [128]
+
+
 PICTURE = Port("x", "float32", (1, 3, "h", "w"))
 Y, UV = Port("y", "uint8", (1, 1, "H", "W")), Port("uv", "uint8", (1, 2, "H/2", "W/2"))
 Y_OUT, UV_OUT = Port("y_out", "uint8", Y.shape), Port("uv_out", "uint8", UV.shape)

@@ -103,15 +103,19 @@ def check_sink(config: Config) -> None:
         find_virtual_camera(sink)
 
 
-def open_sink(config: Config, source: Source, kept: int | None = None) -> Sink:
+def open_sink(
+    config: Config, source: Source, kept: int | None = None, forget: Callable[[], None] = lambda: None
+) -> Sink:
     """The sink of the settings, for the frames of `source`; a file's sound goes along.
 
-    `kept` is what a dead SharpCam left behind of a virtual camera (see `VirtualCameraSink`).
+    `kept` is what a dead SharpCam left behind of a virtual camera, and `forget` is called when it is of no use (see
+    `VirtualCameraSink`).
 
     Raises ConfigError when the name means nothing, and what the sinks raise.
     """
     sink, size = config.output.sink, source.size
     if kept is not None and (sink == NULL or is_media(sink)):
+        forget()
         os.close(kept)
     if sink == NULL:
         from sharpcam.sinks.null import NullSink
@@ -136,7 +140,7 @@ def open_sink(config: Config, source: Source, kept: int | None = None) -> Sink:
         )
     from sharpcam.sinks.virtual_camera import VirtualCameraSink
 
-    return VirtualCameraSink(None if sink == "auto" else sink, size, source.fps, kept=kept)
+    return VirtualCameraSink(None if sink == "auto" else sink, size, source.fps, kept=kept, forget=forget)
 
 
 def load_engine(config: Config, size: tuple[int, int]) -> Engine:

@@ -91,7 +91,9 @@ def _build(
         engine = LiveEngine(ladder.load(steps[0]))
         undo.callback(engine.close)
         engine.split, engine.mirror = config.output.split, config.camera.mirror
-        sink = open_sink(config, opened, Notifier().take())
+        systemd = Notifier()
+        undo.callback(systemd.close)
+        sink = open_sink(config, opened, systemd.take(), systemd.forget)
         undo.callback(sink.abort)
         pipeline = Pipeline(
             *(opened, engine, sink),
@@ -105,6 +107,7 @@ def _build(
             file=settings,
             is_camera=source is None,
             limited=frames is not None or duration is not None,
+            systemd=systemd,
         )
         # here: what is open is closed again, too, when nobody reads it
         print(f"source: {pipeline.source.description}")

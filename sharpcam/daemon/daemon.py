@@ -66,8 +66,9 @@ class Daemon:
 
     `always` is why the camera should stay open while nobody watches; empty when it should be closed then.
     `ladder` knows cheaper ways to work than `steps[0]`, which runs; with `governing` the governor takes them
-    when frames would be late. `save` writes a setting into the user's file and gives its path. Everything but
-    `tick`, which whoever runs the pipeline calls some ten times a second, may be called from any thread.
+    when frames would be late. `save` writes a setting into the user's file and gives its path. `systemd` is what the
+    virtual camera was taken from, if it was; it is closed in the end. Everything but `tick`, which
+    whoever runs the pipeline calls some ten times a second, may be called from any thread.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Daemon:
         steps: Sequence[Step] = (),
         governing: bool = False,
         save: Callable[[str, Any], Path] | None = None,
+        systemd: Notifier | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pipeline, self._engine, self._ladder, self._clock = pipeline, engine, ladder, clock
@@ -106,7 +108,7 @@ class Daemon:
         }
         self._server: Server | None = None
         self._page = LazyPage(self.answer, pipeline)
-        self._systemd = Notifier()
+        self._systemd = systemd or Notifier()
         self._told = ""
         self._next_told = 0.0
 

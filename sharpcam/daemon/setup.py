@@ -10,6 +10,7 @@ from sharpcam.config import Config, save_setting
 from sharpcam.daemon.daemon import Daemon
 from sharpcam.daemon.ladder import Ladder
 from sharpcam.daemon.live_engine import LiveEngine
+from sharpcam.daemon.notify import Notifier
 from sharpcam.governor import Step
 from sharpcam.pipeline import Pipeline
 
@@ -24,11 +25,12 @@ def make_daemon(
     file: Path,
     is_camera: bool,
     limited: bool,
+    systemd: Notifier,
 ) -> Daemon:
     """`steps` are the ladder's, the first of which `engine` is at.
 
     `file` is where settings are saved. `limited` is a run that ends after so many frames or seconds, whoever
-    watches.
+    watches. `systemd` may keep the sink's device already.
     """
     return Daemon(
         pipeline,
@@ -38,6 +40,7 @@ def make_daemon(
         steps=steps,
         governing=pipeline.source.live and config.model.name == "auto" and config.model.adapt,
         save=partial(save_setting, file),
+        systemd=systemd,
     )
 
 

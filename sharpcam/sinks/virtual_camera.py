@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,9 @@ class VirtualCameraSink:
     `send` holds the interpreter lock while it writes.
 
     On Linux a writer that has died may have left the open device behind with somebody (`kept`, its file
-    descriptor, which is owned from now on): then frames go on through that, and readers notice nothing. When
-    no frames come, the driver gives readers the last one again.
+    descriptor, which is owned from now on): then frames go on through that, and readers notice nothing. Where it is
+    of no use, `forget` is called, so that nobody else keeps it open: the device takes one writer. When no frames
+    come, the driver gives readers the last one again.
 
     Raises DeviceNotFound, DeviceBusy, DeviceDenied, FormatMismatch or ProviderUnavailable.
     """
@@ -77,6 +79,7 @@ class VirtualCameraSink:
         *,
         backend: str | None = None,
         kept: int | None = None,
+        forget: Callable[[], None] = lambda: None,
     ) -> None:
         check_size(*size)
         self.size, self.fps = size, fps
@@ -91,7 +94,7 @@ class VirtualCameraSink:
         try:
             if sys.platform == "linux" and backend is None:
                 self._loopback = find_virtual_camera(device, label)
-                self._open_loopback(self._loopback, kept)
+                self._open_loopback(self._loopback, kept, forget)
                 name = str(self._loopback)
             else:
                 self._camera = self._pyvirtualcam(None if device == "auto" else device, backend)
@@ -115,11 +118,12 @@ class VirtualCameraSink:
             return None
         return _descriptor_for_writing(self._loopback.node)  # pyvirtualcam does not tell
 
-    def _open_loopback(self, device: VideoDevice, left: int | None) -> None:
+    def _open_loopback(self, device: VideoDevice, left: int | None, forget: Callable[[], None]) -> None:
         self._lock = WriterLock(device.node)
         kept = False
         try:
             if left is not None and not self._take(left, device):
+                forget()
                 left = None
             if left is None:
                 kept = self._unlock_format(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -9,20 +10,24 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from test_daemon import Rig, runtime  # noqa: F401
-from test_pipeline import threads_end, until  # noqa: F401
+from test_pipeline import FakeSink, threads_end, until  # noqa: F401
 from typer.testing import CliRunner
 
+import sharpcam.cli.run
 import sharpcam.daemon.daemon
 from sharpcam.cli import app
+from sharpcam.config import Config
 from sharpcam.daemon import notify, unit
 from sharpcam.daemon.daemon import ALIVE_EVERY_S
 from sharpcam.daemon.notify import CAMERA, Notifier
 from sharpcam.daemon.states import HOLD_OFF_S
+from sharpcam.errors import DeviceBusy
+from sharpcam.sources import Source
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="systemd is Linux's")
 
@@ -337,15 +342,64 @@ def test_what_was_kept_is_taken(arguments: tuple[str, ...], answer: str, tmp_pat
     assert done.stdout.strip() == answer, done.stderr
 
 
-def test_what_was_taken_is_no_longer_kept(manager: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The descriptor that systemd gives to this process, of a pipe that is no camera."""
     reading, writing = os.pipe()
     monkeypatch.setattr(notify, "_FIRST_FD", reading)
     for name, value in (("PID", os.getpid()), ("FDS", 1), ("FDNAMES", CAMERA)):
         monkeypatch.setenv(f"LISTEN_{name}", str(value))
-    notifier = Notifier()
-    assert notifier.take() == reading
-    assert heard(manager) == ["FDSTOREREMOVE=1", f"FDNAME={CAMERA}"]
-    assert notifier.take() is None
-    notifier.close()
-    os.close(reading)
+    yield reading
     os.close(writing)
+    with contextlib.suppress(OSError):
+        os.close(reading)
+
+
+def test_what_was_taken_stays_kept_until_it_is_of_no_use(manager: socket.socket, given: int) -> None:
+    notifier = Notifier()
+    assert notifier.take() == given
+    assert notifier.take() is None
+    notifier.keep(given)
+    assert silent(manager), "systemd has it still, and takes one only"
+    notifier.forget()
+    assert heard(manager) == ["FDSTOREREMOVE=1", f"FDNAME={CAMERA}"]
+    notifier.keep(given)  # another file may have got its number
+    assert heard(manager)[0] == "FDSTORE=1"
+    notifier.close()
+
+
+def test_a_daemon_over_what_was_taken_leaves_it_kept_until_an_orderly_end(
+    manager: socket.socket, given: int
+) -> None:
+    notifier = Notifier()
+    rig = Rig(systemd=notifier)
+    rig.sink.fileno = lambda: given  # type: ignore[attr-defined]
+    assert notifier.take() == given
+    with rig:
+        assert silent(manager)
+    assert heard(manager) == ["FDSTOREREMOVE=1", f"FDNAME={CAMERA}"]
+    assert heard(manager) == ["STOPPING=1"]
+
+
+@pytest.mark.parametrize("what", ["open_sink", "Pipeline", "make_daemon"])
+def test_a_start_that_fails_leaves_the_camera_to_the_next(
+    what: str, manager: socket.socket, given: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Camera(FakeSink):
+        size = (128, 128)
+
+    def opened(config: Config, source: Source, kept: int | None, forget: Callable[[], None]) -> Camera:
+        taken.append(kept)
+        return Camera()
+
+    def fail(*_: object, **__: object) -> None:
+        raise DeviceBusy("made up", "wait")
+
+    taken: list[int | None] = []
+    monkeypatch.setattr(sharpcam.cli.run, "open_sink", opened)
+    monkeypatch.setattr(sharpcam.cli.run, what, fail)
+    arguments = ["run", "--source", "testcard", "--size", "128x128", "--sink", "null", "--model", "s"]
+    result = CliRunner().invoke(app, arguments)
+    assert (result.exit_code, result.stderr) == (1, "sharpcam: made up\n  hint: wait\n")
+    assert taken == ([] if what == "open_sink" else [given])
+    assert silent(manager), "nothing was forgotten"

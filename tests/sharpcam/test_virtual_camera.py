@@ -481,7 +481,7 @@ def left(loopback: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_frames_go_on_through_what_a_dead_one_left(
     loopback: Loopback, left: int, tmp_path: Path, picture: Picture
 ) -> None:
-    sink = VirtualCameraSink(None, SIZE, kept=left)
+    sink = VirtualCameraSink(None, SIZE, kept=left, forget=lambda: loopback.log.append("forgotten"))
     assert loopback.log == [], "nothing was opened: the node is not even free for a writer"
     assert sink.fileno() == left
     frame = picture(*SIZE)
@@ -511,8 +511,8 @@ def test_what_was_left_in_another_format_is_closed(
 ) -> None:
     loopback.format = (*held, Fraction(30)) if held else None
     loopback.caps = Caps.OUTPUT  # as the driver has it then
-    sink = VirtualCameraSink(None, SIZE, kept=left)
-    assert loopback.log == ["rate=30", "open"]
+    sink = VirtualCameraSink(None, SIZE, kept=left, forget=lambda: loopback.log.append("forgotten"))
+    assert loopback.log == ["forgotten", "rate=30", "open"], "the device takes one writer"
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(left)
     sink.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,8 +132,21 @@ def test_size_of_a_file(clip: Path) -> None:
 def test_virtual_camera_gets_size_and_rate_of_the_source(devices: list[tuple[Any, ...]], clip: Path) -> None:
     for sink, device in (("auto", None), ("/dev/video9", "/dev/video9"), ("My Camera", "My Camera")):
         config = settings(output_sink=sink, camera_size="320x240")
-        open_sink(config, open_source(config, str(clip)))
-        assert devices[-1] == ("virtual", device, (320, 240), 25, {"kept": None})
+        open_sink(config, open_source(config, str(clip)), 7, print)
+        assert devices[-1] == ("virtual", device, (320, 240), 25, {"kept": 7, "forget": print})
+
+
+@pytest.mark.parametrize("sink", ["null", "x.mp4"])
+def test_what_was_left_of_a_virtual_camera_is_given_up_for_another_sink(sink: str, tmp_path: Path) -> None:
+    left, other = os.pipe()
+    os.close(other)
+    calls: list[str] = []
+    path = sink if sink == "null" else str(tmp_path / sink)
+    config = settings(camera_size="160x120", output_sink=path)
+    open_sink(config, open_source(config, "testcard"), left, lambda: calls.append("forgotten")).abort()
+    assert calls == ["forgotten"]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(left)
 
 
 def test_sinks_that_mean_nothing(tmp_path: Path) -> None:

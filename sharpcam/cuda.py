@@ -236,6 +236,15 @@ class Device:
         self._enter()
         self._call("cuStreamDestroy_v2", c_void_p(stream))
 
+    def answers(self, stream: int) -> bool:
+        """Whether the device is there: once the work in `stream` is done."""
+        try:
+            self._enter()
+            self._call("cuStreamSynchronize", c_void_p(stream))
+        except ProviderUnavailable:
+            return False
+        return True
+
     def upload(self, to: int, source: int, nbytes: int, stream: int) -> None:
         """From the host to the device, in the order of `stream`; returns when it is there.
 

@@ -9,6 +9,7 @@ Nothing here is CUDA's own but `device` (`sharpcam.cuda.Device`): the tests run 
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -113,13 +114,25 @@ class DeviceBinding:
         self._fresh = True
 
     def close(self) -> None:
-        """Frees the session, the memory and the stream. May be called twice."""
+        """Frees the session, the memory and the stream, if the device is there. May be called twice."""
         if self._session is None:
             return
         with self._device.lock:
+            there = self._device.answers(self._stream)
+            if not there:
+                self.keep()
             self._session = None
             del self._bindings, self._input, self._output, self._states, self._strength_there
-            self._device.close_stream(self._stream)
+            if there:
+                self._device.close_stream(self._stream)
+
+    def keep(self) -> None:
+        """Sees to it that what is held now is never freed.
+
+        ONNX Runtime throws in the destructor of its CUDA graphs when the driver refuses, as it does after the
+        loss of the device, and that would end the process.
+        """
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(dict(vars(self))))
 
 
 class _Block:

@@ -6,7 +6,6 @@ the two frames. On a GPU a frame is copied once up and once down, and the state 
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import math
 import time
@@ -223,14 +222,10 @@ class Engine:
         self._take(Provider.CPU)
 
     def _abandon(self) -> None:
-        """Lets go of what failed on a GPU, without freeing it.
-
-        ONNX Runtime throws in the destructor of its CUDA graphs when the driver refuses, as it does after the
-        loss of the device, and that would end the process.
-        """
-        if self._bound is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._bound))
-            self._bound = None
+        """Lets go of what failed on a GPU, without freeing it."""
+        if isinstance(self._bound, DeviceBinding):
+            self._bound.keep()
+        self._bound = None
 
     def _check_fixed(self, width: int, height: int) -> None:
         fixed = resolve_shape(self.model.inputs[0].shape, width, height)[2:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 # what ORT says on stderr is either repeated in the exception or of no use to a user
 _SILENT = 4
 SPIN_US = 50  # how long a worker of the pool waits awake for the next operation of a frame
+# where in its sources a message of ONNX Runtime comes from: hundreds of letters, before what it has to say
+_PLACE = re.compile(r"\S*/onnxruntime/\S+:\d+ [^)]*\)(?: const)?(?: \[with [^\]]*\])? ")
 _ORT_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 
 
@@ -263,7 +266,7 @@ def explained(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        text = " ".join(str(error).split())
+        text = _PLACE.sub("", " ".join(str(error).split()))
         raise ModelError(
             f"{what}: {text[:300]}", "the graph does not run here; `sharpcam models` lists others"
         ) from error

@@ -8,8 +8,10 @@
 #define NEEDS_CONTEXT if (current != (CUcontext)&context) return CUDA_ERROR_INVALID_CONTEXT
 #define REFUSE_UNLESS(what) if (!(what)) return CUDA_ERROR_INVALID_VALUE
 
-static int context;
+static int context, lost;
 static __thread CUcontext current;
+
+void lose_the_device(void) { lost = 1; }
 
 CUresult cuInit(unsigned int flags) { REFUSE_UNLESS(flags == 0); return CUDA_SUCCESS; }
 CUresult cuDeviceGetCount(int *count) { *count = 1; return CUDA_SUCCESS; }
@@ -28,8 +30,8 @@ CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute what, CUdevice devi
     return CUDA_SUCCESS;
 }
 CUresult cuGetErrorName(CUresult error, const char **name) {
-    REFUSE_UNLESS(error == CUDA_ERROR_INVALID_VALUE);
-    *name = "CUDA_ERROR_INVALID_VALUE";
+    REFUSE_UNLESS(error == CUDA_ERROR_INVALID_VALUE || error == CUDA_ERROR_LAUNCH_FAILED);
+    *name = error == CUDA_ERROR_INVALID_VALUE ? "CUDA_ERROR_INVALID_VALUE" : "CUDA_ERROR_LAUNCH_FAILED";
     return CUDA_SUCCESS;
 }
 CUresult cuDevicePrimaryCtxRetain(CUcontext *found, CUdevice device) {
@@ -37,7 +39,10 @@ CUresult cuDevicePrimaryCtxRetain(CUcontext *found, CUdevice device) {
     *found = (CUcontext)&context;
     return CUDA_SUCCESS;
 }
-CUresult cuCtxSetCurrent(CUcontext chosen) { current = chosen; return CUDA_SUCCESS; }
+CUresult cuCtxSetCurrent(CUcontext chosen) {
+    current = chosen;
+    return lost ? CUDA_ERROR_LAUNCH_FAILED : CUDA_SUCCESS;
+}
 CUresult cuStreamCreate(CUstream *stream, unsigned int flags) {
     NEEDS_CONTEXT;
     REFUSE_UNLESS(flags == CU_STREAM_NON_BLOCKING);

@@ -18,10 +18,10 @@ import pytest
 from fake_gpu import FACTS, LOST, OUT_OF_MEMORY, FakeDriver
 
 from sharpcam import cuda
-from sharpcam.errors import ProviderUnavailable
+from sharpcam.errors import ModelError, ProviderUnavailable
 from sharpcam.manifest import Manifest
 from sharpcam.models import find_model
-from sharpcam.runtime import Plan, Provider, gpu_providers, session_options
+from sharpcam.runtime import Plan, Provider, explained, gpu_providers, session_options
 
 # Why not
 
@@ -199,6 +199,33 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     cause = "permission denied" if made else "Not a directory"
     assert "TensorRT's engine is not kept" in caplog.text
     assert caplog.text.rstrip().endswith(cause)
+
+
+SIGNATURE = (
+    "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:105 std::conditional_t<THRW, void, onnxruntime"
+    "::common::Status> onnxruntime::CudaCall(ERRTYPE, const char*, const char*, SUCCTYPE, const char*, const char*, "
+    "int) [with ERRTYPE = cudaError; bool THRW = true; SUCCTYPE = cudaError; std::conditional_t<THRW, void, "
+    "common::Status> = void] "
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (f"{SIGNATURE}{SIGNATURE}CUDA failure 719: it failed ; GPU=0", "CUDA failure 719: it failed ; GPU=0"),
+        (
+            "Name:'a' Status Message: /onnxruntime_src/onnxruntime/core/providers/cuda/cuda_kernel.h:296 static "
+            "cudnnContext* onnxruntime::cuda::CudaKernel::RequireCudnnHandle(cudnnHandle_t) [ONNXRuntimeError] : 9 : "
+            "NOT_IMPLEMENTED : cuDNN is unavailable",
+            "Name:'a' Status Message: [ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : cuDNN is unavailable",
+        ),
+        ("a model of (1, 2) [with care] is wrong ", "a model of (1, 2) [with care] is wrong"),
+    ],
+)
+def test_places_in_onnx_runtimes_sources_are_left_out(said: str, told: str) -> None:
+    with pytest.raises(ModelError) as caught, explained("it failed"):
+        raise RuntimeError(said)
+    assert str(caught.value) == f"it failed: {told}"
 
 
 # Memory

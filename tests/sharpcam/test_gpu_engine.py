@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -359,6 +361,37 @@ def test_what_failed_on_a_gpu_is_never_freed(
     assert isinstance(bound, DeviceBinding)
     assert bound._session is not None
     assert list(gpu.driver.streams) == [gpu.plans[0][1].stream]
+
+
+@pytest.mark.parametrize("how", ["close", "another size"])
+def test_what_was_lost_unnoticed_is_never_freed_either(
+    gpu: FakeGpu, model: Path, picture: Picture, how: str
+) -> None:
+    engine = load(model)
+    bound = engine._bound
+    assert isinstance(bound, DeviceBinding)
+    session = weakref.ref(bound._session)  # type: ignore[type-var]
+    del bound
+    for call in ("cuStreamSynchronize", "cuStreamCreate"):
+        gpu.driver.failing[call] = LOST
+    if how == "close":
+        engine.close()
+    else:
+        assert agree(engine, load(model, "cpu"), [picture(96, 80)])
+        assert (engine.provider, engine.fallbacks) == ("cpu", 1)
+    engine.close()
+    gc.collect()
+    assert session() is not None
+
+
+def test_a_closed_engine_frees_all(gpu: FakeGpu, model: Path) -> None:
+    engine = load(model)
+    assert isinstance(engine._bound, DeviceBinding)
+    session = weakref.ref(engine._bound._session)  # type: ignore[type-var]
+    engine.close()
+    gc.collect()
+    assert session() is None
+    assert not gpu.driver.streams
 
 
 def test_a_failure_of_the_cpu_is_one(gpu: FakeGpu, model: Path, picture: Picture) -> None:

@@ -34,8 +34,10 @@ from sharpcam.runtime import Plan, Provider, open_session
 from sharpcam.sources.testcard import TestCard
 from sharpcam.telemetry import Telemetry
 
-SIZES = {"720p": (1280, 720), "1080p": (1920, 1080)}
+SIZES = {"1080p": (1920, 1080), "720p": (1280, 720)}  # what matters most first: a run may be stopped
 LIVE_FPS = 60.0
+_LIVE_FRAMES, _LOST_FRAMES, _LOST_AT = 600, 300, 100
+_WAY_FRAMES = 500
 _SETTLED = 200  # frames after which the device's memory should grow no more
 _PSNR_FRAMES = 24
 # what may be chosen about a session; the product takes the first
@@ -77,13 +79,14 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _models(args: argparse.Namespace) -> list[Model]:
-    """Raises ModelError when none can run on a GPU."""
+    """Those that were asked for, or all with a file for a GPU beside that for the CPU, the largest first: a teacher
+    has one file for both, and its loss would go on for minutes on the CPU. Raises ModelError when there is none."""
     if args.gpu_models:
         return [find_model(name) for name in args.gpu_models]
-    fitting = [m for m in find_models()[0] if m.for_provider("cuda").precision not in ("uint8", "int8")]
+    fitting = [m for m in find_models()[0] if "cuda" in m.manifest.variants]
     if not fitting:
         raise ModelError("no model has a file for a GPU", "export one with --precision uint8 float16")
-    return fitting
+    return sorted(fitting, key=lambda m: m.manifest.macs_per_pixel or 0, reverse=True)
 
 
 # -- measuring -------------------------------------------------------------------------------------------------
@@ -109,12 +112,12 @@ def measure(run: Run) -> dict[str, Any]:
                 name = f"{model.name}, {size}, {provider.label}"
                 steps: dict[str, Callable[[], Any]] = {
                     "frames": partial(long_run, model, provider, ready, wanted["frames"]),
-                    "live": partial(live, model, provider, ready, min(wanted["frames"], 1800)),
+                    "live": partial(live, model, provider, ready, min(wanted["frames"], _LIVE_FRAMES)),
                     "picture": partial(beside_the_cpu, model, provider, SIZES[size]),
-                    "loss": partial(live, model, provider, ready, 300, lose_at=100),
+                    "loss": partial(live, model, provider, ready, _LOST_FRAMES, lose_at=_LOST_AT),
                 }
                 if provider is Provider.CUDA:
-                    steps["ways"] = partial(ways, model, ready, min(wanted["frames"], 1000))
+                    steps["ways"] = partial(ways, model, ready, min(wanted["frames"], _WAY_FRAMES))
                 cells[name] = {what: run.step(f"{name}: {what}", work) for what, work in steps.items()}
     return {
         "gpu": {
@@ -184,7 +187,7 @@ def live(
     """The whole pipeline at 60 fps; with `lose_at`, the session fails from that frame on."""
     engine = Engine.load(model, ready[0].size, provider)
     telemetry = Telemetry()
-    sink = _Watching(ready[0].size)
+    sink, loss = _Watching(ready[0].size), _Loss(engine)
     try:
         pipeline = Pipeline(
             *(MemorySource(ready, LIVE_FPS, live=True), engine, sink),
@@ -193,10 +196,11 @@ def live(
             allocate=engine.allocate,
         )
         if lose_at is not None:
-            sink.at(lose_at, partial(_lose, engine))
+            sink.at(lose_at, loss.happen)
         pipeline.run()
     finally:
         engine.close()
+        loss.undo()
     numbers = telemetry.report()
     names = ("fps", "frames_out", "dropped", "bypassed", "fallbacks", "latency_ms", "cpu_ms_per_frame")
     return {name: numbers[name] for name in names} | {
@@ -227,15 +231,28 @@ class _Watching(Nowhere):
             self._planned[1]()
 
 
-def _lose(engine: Engine) -> None:
-    """As if the device had gone: every run of the session fails from now on."""
+class _Loss:
+    """As if the device had gone: every run of the session fails from then on."""
 
-    class Lost:
-        def run_with_iobinding(self, *arguments: object) -> None:
-            raise RuntimeError("CUDA failure 999: unknown error (made up by the benchmark)")
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lost: tuple[DeviceBinding, Any] | None = None
 
-    if isinstance(engine._bound, DeviceBinding):
-        engine._bound._session = Lost()
+    def happen(self) -> None:
+        if isinstance(self._engine._bound, DeviceBinding):
+            self._lost = self._engine._bound, self._engine._bound._session
+            self._engine._bound._session = self
+
+    def run_with_iobinding(self, *arguments: object) -> None:
+        raise RuntimeError("CUDA failure 999: unknown error (made up by the benchmark)")
+
+    def undo(self) -> None:
+        """Frees what the engine let go of: the device is there, and its memory is to be measured again."""
+        if self._lost is not None:
+            bound, session = self._lost
+            bound._session = session
+            bound.close()
+            self._lost = None
 
 
 def beside_the_cpu(model: Model, provider: Provider, size: tuple[int, int]) -> dict[str, Any]:

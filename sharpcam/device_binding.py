@@ -22,7 +22,7 @@ from sharpcam.cuda import Device
 from sharpcam.frame import Frame
 from sharpcam.manifest import Manifest, State, resolve_shape
 
-# ONNX Runtime records after two ordinary runs of a graph (they allocate), on the thread that runs it
+# the first one on a thread runs the graph twice (they allocate), records it and replays that; the others only replay
 RUNS_TO_RECORD = 4
 # where a tensor may begin: TensorRT asks for it, and kernels that read many bytes at once like it
 _ALIGNMENT = 256

@@ -177,7 +177,8 @@ def gpu_providers(
             | {
                 "enable_cuda_graph": graphs,
                 "arena_extend_strategy": "kSameAsRequested",  # the GPU is shared with the meeting
-                "cudnn_conv_algo_search": "EXHAUSTIVE",  # once, when the session is made: sizes are fixed
+                # cuDNN 9 takes it for its slower heuristics; they are asked once, in the first run: sizes are fixed
+                "cudnn_conv_algo_search": "EXHAUSTIVE",
                 "prefer_nhwc": plan.nhwc,
             },
         )

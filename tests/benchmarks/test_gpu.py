@@ -58,6 +58,15 @@ def test_it_is_not_among_all_rooms(tmp_path: Path) -> None:
     assert frame.arguments(rooms, ["gpu"]).rooms == ["gpu"]
 
 
+def test_the_students_are_measured_the_largest_first(gpu: FakeGpu) -> None:
+    """A teacher, one file for both, would take minutes on the CPU."""
+    args = frame.arguments(frame.load_rooms(), ["gpu"])
+    assert list(room.settings(args)["models"]) == ["l", "m", "s"]
+    assert room.settings(args)["sizes"] == ["1080p", "720p"]
+    args.gpu_models = ["teacher"]
+    assert list(room.settings(args)["models"]) == ["teacher"]
+
+
 def test_every_figure_is_there(gpu: FakeGpu, small: list[str], tmp_path: Path) -> None:
     assert frame.main(small) == 0
     found = json.loads((tmp_path / "gpu.json").read_text())
@@ -80,6 +89,7 @@ def test_every_figure_is_there(gpu: FakeGpu, small: list[str], tmp_path: Path) -
     loss = cell["loss"]
     assert (loss["provider"], loss["fallbacks"], loss["bypassed"], loss["frames_out"]) == ("cpu", 1, 0, 300)
     assert loss["longest_gap_ms"] > 0
+    assert not gpu.driver.streams  # what the engine let go of is freed here: memory is measured after it
     assert cell["ways"].keys() == room.WAYS.keys()
     assert all(way["ms"]["p50"] > 0 for way in cell["ways"].values())
     chosen = {(plan.cuda_graphs, plan.nhwc) for _, plan in gpu.plans}

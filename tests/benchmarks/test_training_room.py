@@ -56,6 +56,10 @@ def test_half_precision_wants_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     args = frame.arguments(frame.load_rooms(), ["training", "--out", str(tmp_path)])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert room.settings(args)["precisions"] == ["32-true", "bf16-mixed"]
+    assert room.settings(args)["batch"] is None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Fake 4090")
     assert room.settings(args)["precisions"] == list(room.PRECISIONS)
+    assert room.settings(args)["batch"] == 64
+    args.batch = 8
+    assert room.settings(args)["batch"] == 8

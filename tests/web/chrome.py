@@ -122,6 +122,21 @@ class Chrome:
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file) for file in files])
 
+    def drop(self, selector: str, *files: Path, **item: str) -> None:
+        """Drags files, or something else such as `mimeType` and `data` tell, onto the middle of an element."""
+        self.run(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{ block: 'nearest' }})")
+        middle = "(({left, top, width, height}) => [left + width / 2, top + height / 2])"
+        x, y = self.run(f"{middle}(document.querySelector({json.dumps(selector)}).getBoundingClientRect())")
+        dragged = {"items": [item] if item else [], "files": [str(file) for file in files]}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            data = {**dragged, "dragOperationsMask": 1}
+            self.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+
+    def pages(self) -> list[str]:
+        """The addresses of all tabs."""
+        targets = self._call("Target.getTargets", {}, "")["targetInfos"]
+        return sorted(target["url"] for target in targets if target["type"] == "page")
+
     def look(self, width: int, height: int, scheme: str = "dark", density: float = 1) -> None:
         """Sets the window's size and the colour scheme that the user prefers."""
         self.call(

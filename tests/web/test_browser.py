@@ -276,6 +276,9 @@ PANES = """[...document.querySelectorAll('#compare-panes canvas')].map((canvas) 
 })"""
 
 
+DRAWN = PANES.replace("compare-panes", "study-panes")
+
+
 def test_zoom_goes_together(app: App) -> None:
     whole = app.chrome.run(PANES)
     assert len(set(whole)) == len(whole)  # every version is another picture
@@ -305,6 +308,45 @@ def test_a_sharp_picture_belongs_to_one_soft_picture(app: App, tmp_path: Path) -
     app.chrome.choose_files("#soft", picture_file(tmp_path / "other.png", noise(64, 48)))
     app.chrome.until("document.getElementById('soft-told').textContent === 'other.png'")
     assert app.chrome.run("document.getElementById('sharp-told').textContent").startswith("optional")
+
+
+def test_the_sharp_picture_of_the_test_card_is_its_own(app: App, tmp_path: Path) -> None:
+    sharp = picture_file(tmp_path / "mine.png", noise(64, 48))
+    app.tab("compare")
+    told = "document.getElementById('sharp-told').textContent"
+    app.chrome.click("#card")
+    assert app.chrome.run("document.getElementById('sharp').disabled")
+    app.chrome.drop("#drop-sharp", sharp)
+    assert app.chrome.run(told) == "the test card knows its own"
+    app.chrome.drop("#drop-soft", picture_file(tmp_path / "soft.png", noise(64, 48, 1)))
+    app.chrome.until("document.getElementById('soft-told').textContent === 'soft.png'")
+    app.chrome.drop("#drop-sharp", sharp)
+    app.chrome.until(f"{told} === 'mine.png'")
+    app.chrome.click("#card")
+    assert app.chrome.run(told) == "the test card knows its own", "what was chosen is not kept silently"
+
+
+@pytest.mark.parametrize("tab", ["live", "compare", "study"])
+def test_what_is_dropped_beside_the_zones_opens_nothing(app: App, tmp_path: Path, tab: str) -> None:
+    app.tab(tab)
+    app.chrome.run("window.stays = true")
+    pages = app.chrome.pages()
+    path = picture_file(tmp_path / "dropped.png", noise(64, 48))
+    for place in ("h1", f"#{tab}", f"#tab-{tab}", "#state"):
+        app.chrome.drop(place, path)
+        app.chrome.drop(place, mimeType="text/uri-list", data=path.as_uri())
+    time.sleep(0.3)  # a page that is left is not left at once
+    assert app.chrome.run("window.stays") is True
+    assert app.chrome.pages() == pages, "nor in another tab"
+
+
+def test_a_text_field_takes_text_and_no_file(app: App, tmp_path: Path) -> None:
+    app.tab("study")
+    app.chrome.run("window.stays = true")
+    app.chrome.drop("#study-rater", picture_file(tmp_path / "dropped.png", noise(64, 48)))
+    app.chrome.drop("#study-rater", mimeType="text/plain", data="Ada")
+    app.chrome.until("document.getElementById('study-rater').value === 'Ada'")
+    assert app.chrome.run("window.stays") is True
 
 
 FAILING = """(async () => {
@@ -456,6 +498,33 @@ def test_a_study(app: App, tmp_path: Path) -> None:
     assert len(shown) == 3
 
 
+def test_pictures_of_one_name_all_count(app: App, tmp_path: Path) -> None:
+    files = []
+    for number, folder in enumerate(("monday", "tuesday", "wednesday")):
+        (tmp_path / folder).mkdir()
+        files.append(picture_file(tmp_path / folder / "me.png", noise(96, 64, number)))
+    app.chrome.click("#study-again")
+    app.chrome.choose_files("#study-files", *files)  # of what is dropped, Chromium changes such names itself
+    names = ["me.png", "me.png (2)", "me.png (3)"]
+    app.chrome.until(f"document.getElementById('study-files-told').textContent === '{', '.join(names)}'")
+    app.chrome.click("#study-start")
+    seen = []
+    for trial in range(3):
+        app.chrome.until(f"document.getElementById('study-count').textContent === 'Triplet {trial + 1} of 3'")
+        seen.append(app.chrome.run(DRAWN))
+        for letter in "ABC":
+            app.chrome.run(f"document.querySelector('[name={letter}]').click()")
+        app.chrome.click("#study-next")
+    assert len({picture for pictures in seen for picture in pictures}) == 9, (
+        "three versions of three pictures"
+    )
+    app.chrome.until("!document.getElementById('study-result').hidden")
+    (app.chrome.downloads / "sharpcam-study.csv").unlink()
+    app.chrome.click("#study-csv")
+    text = downloaded(app.chrome, "sharpcam-study.csv").read_bytes().decode()
+    assert {row["scene"] for row in csv.DictReader(text.splitlines())} == set(names)
+
+
 def test_a_triplet_needs_three_versions(app: App) -> None:
     app.chrome.click("#study-again")
     app.chrome.click("[name=pictures][value=soft]")
@@ -464,7 +533,7 @@ def test_a_triplet_needs_three_versions(app: App) -> None:
 
 
 PLAN = """(async () => {
-  const { plan, shuffled, summary, csv } = await import(new URL("plan.js", location.href));
+  const { distinct, plan, shuffled, summary, csv } = await import(new URL("plan.js", location.href));
   let state = 1;
   const random = () => (state = (state * 48271) % 2147483647) / 2147483647;
   const versions = ["input", "s", "m", "l", "sharp"];
@@ -479,6 +548,7 @@ PLAN = """(async () => {
     same: trials.some((trial) => new Set(trial.versions).size !== 3),
     turns: trials.every((trial, at) => at % 2 || trial.scene !== trials[at + 1].scene),
     orderings: counts(Array.from({ length: 6000 }, () => shuffled([1, 2, 3], random).join(""))),
+    names: distinct(["a", "b", "a", "a (2)", "a"]),
     few: plan(["x"], ["a", "b", "c"], 2, random).length,
     summary: summary([...ratings, { version: "s", rating: 4 }], ["m", "s", "l"]),
     csv: csv([{ rater: 'a,"b"', trial: 1, scene: "x\\ny", position: "A", version: "@m", rating: 5, seconds: "1.0" }]),
@@ -496,6 +566,7 @@ def test_the_plan_of_a_study(app: App) -> None:
     assert told["turns"]
     assert len(told["orderings"]) == 6
     assert all(850 < count < 1150 for count in told["orderings"].values())
+    assert told["names"] == ["a", "b", "a (2)", "a (2) (2)", "a (3)"]
     assert told["few"] == 2
     m, s, none = told["summary"]
     assert (m["count"], m["mean"], m["spread"], m["counts"]) == (3, 3, 2, [1, 0, 1, 0, 1])

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { Compare } from "./compare.js";
-import { $, attempt } from "./dom.js";
+import { $, attempt, keepsPage } from "./dom.js";
 import { Live } from "./live.js";
 import { Study } from "./study.js";
 
@@ -31,6 +31,7 @@ function tabs(shown) {
   choose(all.find((tab) => `#${tab.getAttribute("aria-controls")}` === location.hash && !tab.hidden) ?? all.find((tab) => !tab.hidden));
 }
 
+keepsPage();
 attempt(async () => {
   const about = await get("about");
   new Compare(about);

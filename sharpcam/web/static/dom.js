@@ -40,9 +40,22 @@ export function save(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-// Lets files be dropped on `zone` or chosen with `input`.
+// Has the browser open nothing in place of this page that is dropped beside the zones. Text fields take text.
+export function keepsPage() {
+  const keep = (event) => {
+    const isText = event.target.matches?.("input[type=text], input[type=number]") && !event.dataTransfer.types.includes("Files");
+    if (event.defaultPrevented || isText) return; // a zone takes it, or the field
+    event.preventDefault();
+    event.dataTransfer.dropEffect = "none";
+  };
+  window.addEventListener("dragover", keep);
+  window.addEventListener("drop", keep);
+}
+
+// Lets files be dropped on `zone` or chosen with `input`, while that is not disabled.
 export function takesFiles(zone, input, taken) {
   const over = (event) => {
+    if (input.disabled) return;
     event.preventDefault();
     zone.classList.toggle("over", event.type === "dragover");
   };
@@ -50,7 +63,7 @@ export function takesFiles(zone, input, taken) {
   zone.addEventListener("dragleave", over);
   zone.addEventListener("drop", (event) => {
     over(event);
-    if (event.dataTransfer.files.length) taken([...event.dataTransfer.files]);
+    if (event.dataTransfer.files.length && !input.disabled) taken([...event.dataTransfer.files]);
   });
   input.addEventListener("change", () => {
     if (input.files.length) taken([...input.files]);

@@ -13,6 +13,17 @@ export function plan(scenes, versions, trials, random = Math.random) {
   });
 }
 
+// The names, with a number behind those that were there before.
+export function distinct(names) {
+  const taken = new Set();
+  return names.map((name) => {
+    let free = name;
+    for (let number = 2; taken.has(free); number += 1) free = `${name} (${number})`;
+    taken.add(free);
+    return free;
+  });
+}
+
 // Fisher and Yates
 export function shuffled(values, random = Math.random) {
   const out = [...values];

@@ -3,7 +3,7 @@
 import { compare, Failure } from "./api.js";
 import { $, attempt, el, modelBoxes, save, takesFiles } from "./dom.js";
 import { Panes } from "./panes.js";
-import { csv, plan, summary } from "./plan.js";
+import { csv, distinct, plan, summary } from "./plan.js";
 
 const LETTERS = ["A", "B", "C"];
 const NAMES = { input: "input", truth: "sharp" };
@@ -26,7 +26,7 @@ export class Study {
     this.#chosen = modelBoxes($("study-models"), about.models);
     takesFiles($("study-drop"), $("study-files"), (files) => {
       this.#files = files.slice(0, MOST_FILES);
-      $("study-files-told").textContent = this.#files.map((file) => file.name).join(", ");
+      $("study-files-told").textContent = this.#names().join(", ");
     });
     $("study-setup").addEventListener("change", () => { $("study-drop").hidden = this.#kind() === "scene"; });
     $("study-setup").addEventListener("submit", (event) => {
@@ -50,6 +50,11 @@ export class Study {
     return new FormData($("study-setup")).get("pictures");
   }
 
+  // One for each file: those of two folders may be called the same.
+  #names() {
+    return distinct(this.#files.map((file) => file.name));
+  }
+
   #stage(name) {
     for (const id of ["study-setup", "study-trial", "study-result"]) $(id).hidden = id !== name;
   }
@@ -59,7 +64,7 @@ export class Study {
     const kind = this.#kind();
     const scenes = kind === "scene"
       ? SCENES.map((scene) => ({ name: `test card ${scene}`, job: { source: "scene", scene }, files: [] }))
-      : this.#files.map((file) => ({ name: file.name, job: { source: "upload", soften: kind === "sharp" }, files: [file] }));
+      : this.#names().map((name, at) => ({ name, job: { source: "upload", soften: kind === "sharp" }, files: [this.#files[at]] }));
     const models = this.#chosen();
     const versions = ["input", ...models, ...(kind === "soft" ? [] : ["truth"])];
     if (!scenes.length) throw new Failure("choose some pictures first");

@@ -69,10 +69,14 @@ class PipeServer:
         if self._over.is_set():
             return
         self._over.set()
-        with contextlib.suppress(OSError, EOFError, AuthenticationError):  # to wake the thread
-            Client(self._where, self._family, authkey=self._key).close()
+        # on a thread of its own: where the other has just seen that it is over, nobody answers any more
+        threading.Thread(target=self._wake, daemon=True).start()
         self._thread.join(5)
         self._listener.close()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError, EOFError, AuthenticationError):
+            Client(self._where, self._family, authkey=self._key).close()
 
     def _accept(self) -> None:
         while not self._over.is_set():

@@ -74,6 +74,17 @@ def test_nobody_there(where: str) -> None:
     assert exchange(b"one", 20, where, FAMILY) is None
 
 
+def test_closing_does_not_wait_for_a_thread_that_has_ended(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PipeServer, "_accept", lambda _: None)
+    server = PipeServer(lambda request: request, where, FAMILY)
+    closing = threading.Thread(target=server.close, daemon=True)
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive()
+
+
 def test_a_key_that_cannot_be_kept_is_explained(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

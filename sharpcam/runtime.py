@@ -23,6 +23,8 @@ from sharpcam.models import Model
 
 log = logging.getLogger(__name__)
 
+ort.disable_telemetry_events()  # Windows' own, which the environment variable (see __init__.py) says nothing to
+
 # what ORT says on stderr is either repeated in the exception or of no use to a user
 _SILENT = 4
 SPIN_US = 50  # how long a worker of the pool waits awake for the next operation of a frame

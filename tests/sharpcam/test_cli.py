@@ -332,7 +332,8 @@ def test_split_shows_before_and_after(sink: Sink, model: tuple[object, ...]) -> 
     assert sink.sent == [100]  # the top left pixel is as it came
 
 
-def test_no_temporal_reaches_the_engine(sink: Sink, model: tuple[object, ...]) -> None:
+def test_no_temporal_reaches_the_engine(camera: Camera, sink: Sink, model: tuple[object, ...]) -> None:
+    camera.live = False  # as above
     run("run", *model, "--frames", 3)
     assert sink.sent == [86, 100, 100]
     sink.sent.clear()

@@ -189,6 +189,9 @@ def export_student(
     arrays, _ = clips.batch(range(calibration))
     if arrays.ndim == 5:  # RGB pictures (N, 1, 3, H, W)
         arrays = np.stack([to_i420(as_float(a[0].transpose(1, 2, 0)))[None] for a in arrays])
+    if student.config.temporal and arrays.shape[1] == 1:
+        # after each of single frames comes another: the gate would see no difference, and clip all of them
+        arrays = np.concatenate([arrays, np.roll(arrays, 1, axis=0)], axis=1)
     ranges = calibrate(student, arrays)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as parent:

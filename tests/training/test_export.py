@@ -375,6 +375,17 @@ def test_an_export_that_fails_changes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_single_frames_calibrate_a_memory_too(
+    checkpoint: Path, calibration: Clips, tmp_path: Path, clip: U8
+) -> None:
+    assert calibration.packed is not None
+    folder = export_student(checkpoint, tmp_path / "m", clips=calibration.singles(), calibration=3)
+    run = runner(onnx.load(folder / "model.onnx"))
+    assert (
+        clip_psnr(run(clip, 1.0), by_torch(load_student(checkpoint)[0], clip)) > 55
+    )  # 53 without a difference
+
+
 @pytest.mark.parametrize("config", [TEMPORAL, STILL, WIDE], ids=["temporal", "still", "wide"])
 def test_a_float_graph_gives_its_weights_back(config: StudentConfig, clip: U8) -> None:
     student, other = trained(config), Student(config)

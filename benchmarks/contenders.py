@@ -157,6 +157,8 @@ class Planes:
         if manifest.strength_input and dtype is np.uint8:  # a twin has none
             self.inputs["strength"] = np.array(1, np.float32)
         self._states = manifest.state
+        # a twin's states are in grey levels, not in codes: one that begins as a number begins as nothing added
+        self._codes = dtype is np.uint8
         for state in manifest.state:
             shape = resolve_shape(state.shape, width, height)
             self.inputs[state.input], self.outputs[state.output] = (np.zeros(shape, dtype) for _ in range(2))
@@ -168,7 +170,8 @@ class Planes:
             np.copyto(self.inputs[name][..., : plane.shape[2], : plane.shape[3]], plane)
         for state in self._states:
             if self._fresh:
-                start = self.inputs[state.initial] if isinstance(state.initial, str) else state.initial
+                number = state.initial if self._codes else 0
+                start = self.inputs[state.initial] if isinstance(state.initial, str) else number
                 np.copyto(self.inputs[state.input], start)
             else:
                 given, taken = self.outputs[state.output], self.inputs[state.input]

@@ -63,7 +63,7 @@ def test_float_twin_does_what_the_model_does_state_included(frames: list[Frame])
     ours = outputs(InEngine(model, frames, 1))
     twin = FloatTwin(model, frames, 1)
     near = max(distance(ours, outputs(twin)))
-    assert near < 0.25
+    assert near < 0.4
     assert twin.inference_ms is not None
     assert twin.inference_ms > 0
     # it matters: the input is further away, and so is the answer to the same frame without a past
@@ -116,6 +116,8 @@ def test_qdq_form_gives_the_same_numbers(frames: list[Frame], strength: float) -
     assert not any(node.domain or node.op_type.startswith("QLinear") for node in form.graph.node)
     first, second = frames[:2]
     inputs = {"y": second.y, "uv": second.uv, "state_y": first.y, "state_uv": first.uv}
+    rng = np.random.default_rng(0)
+    inputs |= {f"state_added_{p}": rng.integers(118, 139, inputs[p].shape, np.uint8) for p in ("y", "uv")}
     inputs["strength"] = np.array(strength, np.float32)
     for a, b in zip(run_graph(model, inputs), run_graph(form, inputs), strict=True):
         assert np.abs(a.astype(int) - b).mean() < 0.02

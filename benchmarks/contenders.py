@@ -172,7 +172,7 @@ class Planes:
             if self._fresh:
                 number = state.initial if self._codes else 0
                 start = self.inputs[state.initial] if isinstance(state.initial, str) else number
-                np.copyto(self.inputs[state.input], start)
+                self.inputs[state.input][...] = start
             else:
                 given, taken = self.outputs[state.output], self.inputs[state.input]
                 self.inputs[state.input], self.outputs[state.output] = given, taken

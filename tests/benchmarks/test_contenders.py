@@ -59,18 +59,21 @@ def distance(a: list[Any], b: list[Any]) -> list[float]:
 
 
 def test_float_twin_does_what_the_model_does_state_included(frames: list[Frame]) -> None:
-    model = find_model("m")
+    model, rng = find_model("m"), np.random.default_rng(1)
+    scene = frames[0].buffer.astype(int)
+    for frame in frames:  # the same scene with other noise, or there were little to remember
+        frame.buffer[:] = (scene + rng.integers(-6, 7, scene.shape)).clip(0, 255)
     ours = outputs(InEngine(model, frames, 1))
     twin = FloatTwin(model, frames, 1)
     near = max(distance(ours, outputs(twin)))
-    assert near < 0.4
+    assert near < 0.6
     assert twin.inference_ms is not None
     assert twin.inference_ms > 0
     # it matters: the input is further away, and so is the answer to the same frame without a past
     seen = [frames[n % 3].buffer.astype(int) for n in range(4)]
     assert min(distance(ours, seen)) > 1.5
     fresh = outputs(FloatTwin(model, frames[2:], 1), 1)
-    assert distance(ours[2:3], fresh)[0] > 1.4 * near
+    assert distance(ours[2:3], fresh)[0] > 4 * near
 
 
 @pytest.mark.parametrize("precision", ["uint8", "float32"])

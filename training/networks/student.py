@@ -1,17 +1,18 @@
 """The SharpCam student: a recurrent network over I420 planes that becomes a uint8 ONNX graph, op for op.
 
-      last frame, as it came ---------+
-      what was added to it, last ---- d = last + added - x ----+
-                                      |                        |
-      y, uv (this frame) x -----------+---------------------------- f = x + strength * c ---+
-                                      |                        |                            |
-                     unshuffle by 8, convolutions              |                            |
-                                      |                        |                            |
-                            gate g in 0..0.94 ----------- c = g * d --> next added          |
-                                                                                            |
-                           unshuffle by 4, 1 x 1, some 3 x 3, 1 x 1, shuffle ---------------+
-                                                                                            |
-                                              residual r --- f + strength * r ---> y_out, uv_out
+      x = y, uv (this frame) ---------------+-------------------------------+
+                                            |                               |
+      last frame, what was added to it ---- d = last + added - x            |
+                                            |                               |
+                             unshuffle by 8, convolutions                   |
+                                            |                               |
+                                    gate g in 0..0.94                       |
+                                            |                               |
+               next frame's added <---- c = g * d ---------------- f = x + strength * c
+                                                                            |
+                            unshuffle by 4, 1 x 1, some 3 x 3, 1 x 1, shuffle
+                                                                            |
+                                                   residual r ---- f + strength * r ----> y_out, uv_out
 
 The first half is a motion-gated recursive filter: where a pixel has not changed but for noise, g is high and
 the new frame moves only a little from the old (the fusion stage of EMVD, Maggioni et al., CVPR 2021, with a
@@ -280,9 +281,8 @@ class Student(nn.Module):
         e = F.relu(self.gate_in(pack(d_y, d_uv, GATE_GRID) / CHANGE))
         e = F.relu(self.gate_mid(e))
         g_y, g_uv = unpack(torch.clamp(self.gate_out(e), 0, GATE_MAX), GATE_GRID)
-        return quantize(g_y * d_y, MEMORY_STEP, *MEMORY_RANGE), quantize(
-            g_uv * d_uv, MEMORY_STEP, *MEMORY_RANGE
-        )
+        c_y, c_uv = (quantize(c, MEMORY_STEP, *MEMORY_RANGE) for c in (g_y * d_y, g_uv * d_uv))
+        return c_y, c_uv
 
     def sharpen(self, f: Planes) -> Planes:
         """Calmed planes in grey levels -> residual planes."""

@@ -7,7 +7,9 @@ of access.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -28,6 +30,7 @@ from training.library import Library, Picture, read_picture, read_video, video_l
 
 MARGIN = 16  # context around a crop, so that its border is degraded like its middle
 DETAIL = 6.0  # grey levels of mean absolute Laplacian: below it a view is nearly flat
+Drawn = TypeVar("Drawn")
 VIDEO_CHUNK = 24  # frames of a video that are decoded at once
 # how often clips come from stills, videos, pairs and bursts: the last two are the only real motion blur
 KINDS = (10.0, 1.3, 1.5, 0.5)
@@ -63,11 +66,7 @@ def make_clip(library: Library, spec: ClipSpec, index: int) -> tuple[NDArray[np.
     soft: list[Image]
     if kind >= 2:
         make = (_pair_clip, _burst_clip)[kind - 2]
-        soft, sharp = make(library, spec, size, rng)
-        for _ in range(2):
-            if _worth_seeing(sharp[0], rng):
-                break
-            soft, sharp = make(library, spec, size, rng)
+        soft, sharp = _worth_seeing(lambda: make(library, spec, size, rng), lambda clip: clip[1][0], rng)
     else:
         sharp = _still_clip(library, spec, size, rng) if kind == 0 else _video_clip(library, spec, size, rng)
         soft = sharp
@@ -111,11 +110,7 @@ def _still_clip(library: Library, spec: ClipSpec, size: int, rng: np.random.Gene
     scale = float(rng.uniform(0.45, 1.0)) if motion == "tripod" else float(rng.uniform(0.4, 0.8))
     scale = max(scale, (size + 24) / min(base.shape[:2]))
     path = _camera_path(spec.frames, motion, rng)
-    frames = _look(base, size, scale, path, rng)
-    for _ in range(2):
-        if _worth_seeing(frames[0], rng):
-            break
-        frames = _look(base, size, scale, path, rng)
+    frames = _worth_seeing(lambda: _look(base, size, scale, path, rng), lambda views: views[0], rng)
     if rng.random() < 0.4:
         other = _at_least(read_picture(library.stills[int(rng.integers(len(library.stills)))]), size)
         frames = _put_in_front(frames, other, size, rng)
@@ -125,10 +120,17 @@ def _still_clip(library: Library, spec: ClipSpec, size: int, rng: np.random.Gene
     return frames
 
 
-def _worth_seeing(image: Image, rng: np.random.Generator) -> bool:
-    """Whether there is detail, or else by chance: skies and walls teach little, and pictures are full of them."""
-    detail = np.abs(cv2.Laplacian(image, cv2.CV_32F)).mean() * 255
-    return bool(rng.random() < 0.3 or detail > DETAIL)
+def _worth_seeing(
+    draw: Callable[[], Drawn], picture: Callable[[Drawn], Image], rng: np.random.Generator
+) -> Drawn:
+    """The first of three draws whose picture has detail, or sooner by chance: skies and walls teach little, and
+    pictures are full of them."""
+    for _ in range(2):
+        drawn = draw()
+        detail = np.abs(cv2.Laplacian(picture(drawn), cv2.CV_32F)).mean() * 255
+        if rng.random() < 0.3 or detail > DETAIL:
+            return drawn
+    return draw()
 
 
 def _camera_path(count: int, motion: str, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -159,8 +159,8 @@ class FloatOps:
         return self.graph.node("Cast", [x], f"{x}_float", to=self.kind)
 
     def load_memory(self, x: str) -> str:
-        """Grey levels of codes of MEMORY_STEP around 128."""
-        centred = self.graph.node("Sub", [self.load(x), self._scalar(128, "centre")], f"{x}_centred")
+        """Grey levels of codes of MEMORY_STEP around NOTHING."""
+        centred = self.graph.node("Sub", [self.load(x), self._scalar(NOTHING, "centre")], f"{x}_centred")
         return self.graph.node("Mul", [centred, self._scalar(MEMORY_STEP, "memory_step")], f"{x}_levels")
 
     def store(self, x: str, name: str) -> str:
@@ -169,7 +169,9 @@ class FloatOps:
 
     def store_memory(self, x: str, name: str) -> str:
         steps = self.graph.node("Div", [x, self._scalar(MEMORY_STEP, "memory_step")], f"{name}_steps")
-        return self.store(self.graph.node("Add", [steps, self._scalar(128, "centre")], f"{name}_codes"), name)
+        return self.store(
+            self.graph.node("Add", [steps, self._scalar(NOTHING, "centre")], f"{name}_codes"), name
+        )
 
     def pack(self, planes: dict[str, str], grid: int, name: str) -> str:
         return self.graph.pack(planes, grid, name)
@@ -266,7 +268,7 @@ class QuantOps:
         return x
 
     def load_memory(self, x: str) -> str:
-        self.steps[x] = (MEMORY_STEP, 128)
+        self.steps[x] = (MEMORY_STEP, NOTHING)
         return x
 
     def store(self, x: str, name: str) -> str:
@@ -294,7 +296,7 @@ class QuantOps:
         minus_x = [x, *self._q(-step, zero)]
         move = self._binary("QLinearAdd", [last, *self._of(last)], minus_x, (MOVE_STEP, 128), f"{name}_move")
         parts = [move, *self._of(move)], [added, *self._of(added)]
-        return self._binary("QLinearAdd", *parts, (MEMORY_STEP, 128), name)
+        return self._binary("QLinearAdd", *parts, (MEMORY_STEP, NOTHING), name)
 
     def conv(
         self, x: str, layer: str, *, relu: bool, scale: float = 1.0, offset: float = 0.0, gate: bool = False
@@ -324,7 +326,7 @@ class QuantOps:
 
     def correction(self, difference: str, gate: str, name: str) -> str:
         a, b = [difference, *self._of(difference)], [gate, *self._of(gate)]
-        return self._binary("QLinearMul", a, b, (MEMORY_STEP, 128), name)
+        return self._binary("QLinearMul", a, b, (MEMORY_STEP, NOTHING), name)
 
     def apply(self, x: str, correction: str, strength: str, name: str) -> str:
         """x + strength * correction: the strength scales its step, so that 0 gives x bit for bit."""

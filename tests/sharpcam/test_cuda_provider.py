@@ -138,14 +138,19 @@ say("closed")
     assert sum("free" in line for line in gone) > 20
 
 
-def test_a_device_that_is_lost_does_not_take_the_process_with_it(libraries: list[str]) -> None:
-    lines = told(
-        libraries,
-        """
+LOST = """
 engine = Engine.load("m", (64, 48), "cuda", threads=1)
 given, out = memory(engine), memory(engine)
 frames(2)
 runtime.lose_the_device()
+"""
+
+
+def test_a_device_that_is_lost_does_not_take_the_process_with_it(libraries: list[str]) -> None:
+    lines = told(
+        libraries,
+        LOST
+        + """
 frames(3)
 say(f"on {engine.provider}, {engine.fallbacks} fallback")
 engine.close()
@@ -162,11 +167,8 @@ def test_a_device_that_was_lost_unnoticed_does_not_either(libraries: list[str]) 
     """As while nobody watched and the machine slept."""
     lines = told(
         libraries,
-        """
-engine = Engine.load("m", (64, 48), "cuda", threads=1)
-given, out = memory(engine), memory(engine)
-frames(2)
-runtime.lose_the_device()
+        LOST
+        + """
 driver.lose_the_device()
 engine.close()
 say("closed")

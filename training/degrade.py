@@ -255,6 +255,11 @@ def sample_webcam(rng: np.random.Generator, identity: float = 0.05) -> Webcam:
         )
     if rng.random() < 0.8:
         w = replace(w, jpeg=int(rng.integers(50, 97)), jpeg_422=bool(rng.random() < 0.6))
+    # a sensor whose noise nothing has scaled or smoothed: white from pixel to pixel, which looks like motion
+    if rng.random() < 0.15:
+        grain = float(np.exp(rng.uniform(np.log(0.006), np.log(0.05))))
+        jpeg = max(w.jpeg, 80) if rng.random() < 0.5 else 0
+        w = replace(w, scale=1.0, smear_color=0.0, temporal=0.0, grain=grain, jpeg=jpeg)
     if rng.random() < 0.06:
         w = replace(
             w,

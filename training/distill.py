@@ -108,15 +108,17 @@ class Job:
 
 
 def begin_with(student: nn.Module, start: Path) -> dict[str, Any]:
-    """Gives `student` the averaged weights of a checkpoint, or those of an exported model's folder; returns
-    where they come from, for provenance. Raises TrainingError, ModelError."""
+    """Gives `student` the averaged weights of a checkpoint, or those of an exported model's folder, which may
+    lack the scene; returns where they come from, for provenance. Raises TrainingError, ModelError."""
     if not start.is_dir():
         return origin(start, load_average(student, start))
     from training.export import load_exported
 
     exported, facts = load_exported(start)
+    theirs, mine = exported.state_dict(), student.state_dict()
+    new = {k: v for k, v in mine.items() if k.startswith(("gate_scene.", "look_", "scene."))}
     try:
-        student.load_state_dict(exported.state_dict())
+        student.load_state_dict(new | theirs)
     except RuntimeError as e:
         options = facts["recipe"]["network"]["options"]
         raise TrainingError(f"{start} holds another network: its recipe has {options}") from e

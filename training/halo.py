@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from training.networks.student import Student
+from training.networks.student import State, Student
 
 
 def halo(student: Student, step: int) -> int:
@@ -28,8 +28,9 @@ def halo(student: Student, step: int) -> int:
         y[..., around : around + step, around : around + step] = math.nan
         uv[..., around // 2 : (around + step) // 2, around // 2 : (around + step) // 2] = math.nan
         with torch.no_grad():
-            y_out, uv_out, (last, added) = network(y, uv, ((y, uv), (y, uv)))
-        reach = max(_reach(plane, side, around) for plane in (y_out, uv_out, *last, *added))
+            # what it knows of the whole frame comes from the frame before, so it has no reach
+            y_out, uv_out, state = network(y, uv, State((y, uv), (y, uv)))
+        reach = max(_reach(plane, side, around) for plane in (y_out, uv_out, *state.last, *state.added))
         if reach < around:
             return math.ceil(reach / step) * step
         around *= 2

@@ -25,6 +25,8 @@ from training.networks.student import (
     BodyConv,
     Conv,
     FromFrequencies,
+    Scene,
+    State,
     Student,
     StudentConfig,
     ToFrequencies,
@@ -190,6 +192,7 @@ def test_pictures_have_about_the_sizes_that_whitening_expects() -> None:
 # -- the network ---------------------------------------------------------------------------------------
 
 CONFIGS = [SMALL, replace(SMALL, temporal=False), replace(SMALL, grid=8), StudentConfig(64, 0, 8, 16)]
+CONFIGS += [replace(c, scene=True) for c in CONFIGS if c.temporal]
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -225,10 +228,12 @@ def test_strength_scales_all_that_is_added(config: StudentConfig) -> None:
         full, none, half = (student(y[:, 1], uv[:, 1], state, s) for s in (1.0, 0.0, 0.5))
     assert torch.equal(none[0], y[:, 1])
     assert torch.equal(none[1], uv[:, 1])
-    c = student.fuse((y[:, 1], uv[:, 1]), state) if config.temporal else (0 * y[:, 1], 0 * uv[:, 1])
+    c = (0 * y[:, 1], 0 * uv[:, 1])
+    if config.temporal:
+        c, _ = student.fuse((y[:, 1], uv[:, 1]), state)
     for out, strength in ((full, 1.0), (half, 0.5), (none, 0.0)):
         f = tuple(calmed(x[:, 1], strength * p) for x, p in zip((y, uv), c, strict=True))
-        r = student.sharpen(f)
+        r = student.sharpen(f, state.means)
         for plane in range(2):
             assert torch.allclose(out[plane], f[plane] + strength * r[plane], atol=1e-4)
             # not the memory: whatever the strength was, the next frame finds the same
@@ -335,23 +340,33 @@ def test_quantised_convolutions_still_learn() -> None:
 # -- what it costs -------------------------------------------------------------------------------------
 
 
+class Plain(nn.Conv2d):
+    """The plain convolution as which `conv` ships."""
+
+    def __init__(self, conv: Conv) -> None:
+        weight, bias = conv.folded()
+        outputs, inputs, side, _ = weight.shape
+        super().__init__(inputs, outputs, side, conv.stride[0], side // 2)
+        self.weight, self.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+
+    def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
+        return super().forward(x) + (0 if more is None else more)
+
+
 class Folded(nn.Module):
-    """The student on one frame, every convolution the plain one that ships, for counting."""
+    """The student, every convolution the plain one that ships, for counting."""
 
     def __init__(self, student: Student) -> None:
         super().__init__()
         self.student = student
         for name, conv in list(student.named_modules()):
             if isinstance(conv, Conv):
-                weight, bias = conv.folded()
-                plain = nn.Conv2d(
-                    weight.shape[1], weight.shape[0], weight.shape[2], padding=weight.shape[2] // 2
-                )
-                plain.weight, plain.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
-                student.set_submodule(name, plain)
+                student.set_submodule(name, Plain(conv))
 
-    def forward(self, y: Tensor, uv: Tensor) -> Tensor:
-        out: Tensor = self.student(y, uv)[0]
+    def forward(self, y: Tensor, uv: Tensor, *means: Tensor) -> Tensor:
+        """A frame after one just like it, whose `means` were these."""
+        state = State((y, uv), (torch.zeros_like(y), torch.zeros_like(uv)), *means)
+        out: Tensor = self.student(y, uv, state)[0]
         return out
 
 
@@ -359,13 +374,16 @@ class Folded(nn.Module):
 def test_costs_are_those_that_are_counted(config: StudentConfig) -> None:
     student = Student(config)
     y, uv = torch.zeros(1, 1, 64, 32), torch.zeros(1, 2, 32, 16)
-    folded = [m.folded() for m in student.modules() if isinstance(m, Conv)]
-    assert student.parameter_count() == sum(w.numel() + b.numel() for w, b in folded)
-    assert student.parameter_count() == count_parameters(student)
-    before, cost = student(y, uv)[0], student.macs_per_pixel()
+    with torch.no_grad():
+        before, _, state = student(y, uv)
+    cost, parameters = student.macs_per_pixel() * 64 * 32, student.parameter_count()
+    means = [m for m in state[2:] if m is not None]
     plain = Folded(student)
-    assert torch.allclose(plain(y, uv), before, atol=1e-3)
-    assert count_macs(plain, y, uv).total == pytest.approx(cost * 64 * 32)
+    assert parameters == count_parameters(plain)
+    assert torch.allclose(plain(y, uv, *means), before, atol=1e-3)
+    scenes = (m for m in student.modules() if isinstance(m, Scene))
+    once_a_frame = sum(m.hidden.weight.numel() + m.bias.weight.numel() for m in scenes)
+    assert count_macs(plain, y, uv, *means).total == pytest.approx(cost + once_a_frame)
 
 
 def test_the_shipped_size_is_pinned() -> None:
@@ -375,7 +393,7 @@ def test_the_shipped_size_is_pinned() -> None:
     assert options == {"channels": 48, "depth": 3, "grid": 4, "gate": 32}
     assert student.parameter_count() == 80248
     assert student.macs_per_pixel() == 4272.0
-    assert student.describe() == {**options, "temporal": True}
+    assert student.describe() == {**options, "temporal": True, "scene": False}
 
 
 def test_weights_have_the_names_that_checkpoints_know() -> None:

@@ -33,8 +33,9 @@ as one convolution. ReLU is the only nonlinearity and nothing is normalised, so 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +50,8 @@ WEIGHT_LEVELS = 63
 MOVE_STEP, MOVE_RANGE = 0.5, (-64.0, 63.5)
 MEMORY_STEP, MEMORY_RANGE = 0.25, (-32.0, 31.75)
 CHANGE = 16.0  # grey levels: a difference that the gate sees as 1
+SCENE = 32  # channels of what looks at the scene, and of what follows from it
+SCENE_STEP = 1 / 128  # of the means that are remembered, 0..2 in 8 bits
 NOISE = 0.03  # smaller coefficients are noise, which whitening must not blow up
 
 
@@ -60,13 +63,19 @@ def grid_channels(grid: int) -> int:
 @dataclass(frozen=True)
 class StudentConfig:
     """`channels` (multiples of 16) and number of inner 3 x 3 convolutions of the sharpener, its `grid` in
-    pixels, channels of the gate; `temporal` False leaves the recursive half out."""
+    pixels, channels of the gate; `temporal` False leaves the recursive half out, `scene` False what looks at
+    the whole frame, which needs the memory. Raises ValueError."""
 
     channels: int = 32
     depth: int = 4
     grid: int = 4
     gate: int = 32
     temporal: bool = True
+    scene: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scene and not self.temporal:
+            raise ValueError("what the last frame told of the scene needs the memory: scene without temporal")
 
 
 def calmed(x: Tensor, correction: Tensor) -> Tensor:
@@ -122,6 +131,9 @@ class Conv(nn.Conv2d):
 
     levels = 0
 
+    def __init__(self, inputs: int, outputs: int, side: int, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, side, stride, side // 2)
+
     def weights(self) -> tuple[Tensor, Tensor]:
         """Weight (outputs, inputs, k, k) and bias (outputs,) of the plain convolution that this one is."""
         assert self.bias is not None
@@ -139,9 +151,11 @@ class Conv(nn.Conv2d):
         self.weight.copy_(weight)
         self.bias.copy_(bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
+        """`more` (N, outputs, 1, 1) is added to the bias."""
         weight, bias = self.folded()
-        return F.conv2d(x, weight, bias, padding=self.kernel_size[0] // 2)
+        out = F.conv2d(x, weight, bias, self.stride, self.padding)
+        return out if more is None else out + more
 
 
 class BodyConv(Conv):
@@ -169,8 +183,8 @@ class BodyConv(Conv):
 class FromFrequencies(Conv):
     """A 1 x 1 convolution of packed planes that is learned on their whitened frequencies (see `frequencies`)."""
 
-    def __init__(self, outputs: int, grid: int) -> None:
-        super().__init__(grid_channels(grid), outputs, 1)
+    def __init__(self, outputs: int, grid: int, stride: int = 1) -> None:
+        super().__init__(grid_channels(grid), outputs, 1, stride)
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
         nn.init.zeros_(self.bias)  # type: ignore[arg-type]
         basis, (natural, _) = frequencies(grid)
@@ -201,6 +215,31 @@ class ToFrequencies(Conv):
     def adopt(self, weight: Tensor, bias: Tensor) -> None:
         back = torch.linalg.inv(self.transform)
         super().adopt(torch.einsum("ki,icyx->kcyx", back, weight), back @ bias)
+
+
+class Scene(nn.Module):
+    """What the mean activations of a frame say to the layers of the next: something for each of their biases.
+
+    Nothing at the start. Squeeze and excitation (Hu et al., CVPR 2018) with a bias in place of a scale, which
+    costs a convolution nothing: a camera has one softness and one noise, and they show best in a whole frame.
+    """
+
+    def __init__(self, means: int, biases: int) -> None:
+        super().__init__()
+        self.hidden, self.bias = nn.Conv2d(means, SCENE, 1), nn.Conv2d(SCENE, biases, 1)
+        nn.init.kaiming_normal_(self.hidden.weight, nonlinearity="relu")
+        for zero in (self.hidden.bias, self.bias.weight, self.bias.bias):
+            nn.init.zeros_(zero)  # type: ignore[arg-type]
+
+    def forward(self, means: Tensor) -> Tensor:
+        """(N, means, 1, 1) -> (N, biases, 1, 1)."""
+        biases: Tensor = self.bias(F.relu(self.hidden(means)))
+        return biases
+
+
+def mean(x: Tensor) -> Tensor:
+    """(N, C, H, W) >= 0 -> (N, C, 1, 1), as 8 bits keep it."""
+    return quantize(x.mean((2, 3), keepdim=True), SCENE_STEP, 0, 255 * SCENE_STEP)
 
 
 def frequencies(grid: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -247,75 +286,123 @@ def int8_weights(weight: Tensor, levels: int) -> Tensor:
 
 
 Planes = tuple[Tensor, Tensor]
-State = tuple[Planes, Planes]  # the last frame as it came, and what was added to it at full strength
+
+
+class State(NamedTuple):
+    """What a student remembers: the last frame as it came, what was added to it at full strength, and the mean
+    activations (N, means, 1, 1) that the gate and the sharpener saw in it, where it has a scene."""
+
+    last: Planes
+    added: Planes
+    gate_means: Tensor | None = None
+    means: Tensor | None = None
 
 
 class Student(nn.Module):
     """See the module's docstring for the picture.
 
     forward(y, uv, state, strength): y (N, 1, H, W), uv (N, 2, H/2, W/2) float grey levels 0..255 with H and W
-    multiples of 8; state, the planes of the frame before and what was added to them, or None at the start, where
-    the frame itself and nothing stand in (so that nothing is mixed in). Returns the planes out and the new state.
+    multiples of 8; state as the frame before left it, or None at the start, where the frame itself stands in and
+    nothing was added (so that nothing is mixed in). Returns the planes out and the new state.
     """
 
     def __init__(self, config: StudentConfig | None = None) -> None:
         super().__init__()
         self.config = config or StudentConfig()
-        c, g = self.config.channels, self.config.gate
+        c, g, grid = self.config.channels, self.config.gate, self.config.grid
         if self.config.temporal:
             self.gate_in = Conv(grid_channels(GATE_GRID), g, 1)
             self.gate_mid = BodyConv(g)
             self.gate_out = Conv(g, grid_channels(GATE_GRID), 1)
             nn.init.zeros_(self.gate_out.weight)
             nn.init.constant_(self.gate_out.bias, 0.3)  # type: ignore[arg-type]
-        self.head = FromFrequencies(c, self.config.grid)
+        self.head = FromFrequencies(c, grid)
         self.body = nn.ModuleList(BodyConv(c) for _ in range(self.config.depth))
-        self.tail = ToFrequencies(c, self.config.grid)
+        self.tail = ToFrequencies(c, grid)
+        if self.config.scene:
+            self.gate_scene = Scene(g, g + grid_channels(GATE_GRID))
+            self.look_in = FromFrequencies(SCENE, grid, stride=2)  # a quarter of the cells is enough
+            self.look_mid = Conv(SCENE, SCENE, 3, stride=2)
+            nn.init.kaiming_normal_(self.look_mid.weight, nonlinearity="relu")
+            nn.init.zeros_(self.look_mid.bias)  # type: ignore[arg-type]
+            self.scene = Scene(SCENE, c * (1 + self.config.depth))
 
-    def fuse(self, x: Planes, state: State) -> Planes:
-        """The recursive filter: planes and state -> correction c = g * d, planes of the same shapes."""
+    def start(self, x: Planes) -> State:
+        """The state before the first frame, which is `x`."""
+        state = State(x, (torch.zeros_like(x[0]), torch.zeros_like(x[1])))
+        if not self.config.scene:
+            return state
+        nothing = self.gate_in.folded()[1].relu()  # what the gate makes of no difference
+        return State(x, state.added, mean(nothing.expand(len(x[0]), -1)[..., None, None]), self.look(x))
+
+    def fuse(self, x: Planes, state: State) -> tuple[Planes, Tensor | None]:
+        """The recursive filter: planes and state -> correction c = g * d, planes of the same shapes; and the
+        gate's means of this frame."""
         d_y, d_uv = (
             torch.clamp(torch.clamp(last - new, *MOVE_RANGE) + added, *MEMORY_RANGE)
-            for new, last, added in zip(x, *state, strict=True)
+            for new, last, added in zip(x, state.last, state.added, strict=True)
         )
-        e = F.relu(self.gate_in(pack(d_y, d_uv, GATE_GRID) / CHANGE))
-        e = F.relu(self.gate_mid(e))
-        g_y, g_uv = unpack(torch.clamp(self.gate_out(e), 0, GATE_MAX), GATE_GRID)
+        more: Sequence[Tensor | None] = (None, None)
+        if state.gate_means is not None:
+            more = self.gate_scene(state.gate_means).split([self.config.gate, grid_channels(GATE_GRID)], 1)
+        first = F.relu(self.gate_in(pack(d_y, d_uv, GATE_GRID) / CHANGE))
+        e = F.relu(self.gate_mid(first, more[0]))
+        g_y, g_uv = unpack(torch.clamp(self.gate_out(e, more[1]), 0, GATE_MAX), GATE_GRID)
         c_y, c_uv = (quantize(c, MEMORY_STEP, *MEMORY_RANGE) for c in (g_y * d_y, g_uv * d_uv))
-        return c_y, c_uv
+        return (c_y, c_uv), mean(first) if self.config.scene else None
 
-    def sharpen(self, f: Planes) -> Planes:
-        """Calmed planes in grey levels -> residual planes."""
-        h = F.relu(self.head((pack(*f, self.config.grid) - 128) / 128))
-        for conv in self.body:
-            h = F.relu(conv(h))
+    def look(self, f: Planes) -> Tensor:
+        """Calmed planes -> the means by which the sharpener knows their scene, (N, SCENE, 1, 1)."""
+        return mean(F.relu(self.look_mid(F.relu(self.look_in(self._cells(f))))))
+
+    def sharpen(self, f: Planes, means: Tensor | None = None) -> Planes:
+        """Calmed planes in grey levels, and the means of the scene -> residual planes."""
+        layers = [self.head, *self.body]
+        more: Sequence[Tensor | None] = [None] * len(layers)
+        if means is not None:
+            more = self.scene(means).chunk(len(layers), 1)
+        h = self._cells(f)
+        for conv, bias in zip(layers, more, strict=True):
+            h = F.relu(conv(h, bias))
         return unpack(self.tail(h) * 128, self.config.grid)
+
+    def _cells(self, f: Planes) -> Tensor:
+        return (pack(*f, self.config.grid) - 128) / 128
 
     def forward(
         self, y: Tensor, uv: Tensor, state: State | None = None, strength: float | Tensor = 1.0
     ) -> tuple[Tensor, Tensor, State]:
-        x, nothing = (y, uv), (torch.zeros_like(y), torch.zeros_like(uv))
-        c = self.fuse(x, state or (x, nothing)) if self.config.temporal else nothing
+        x = y, uv
+        state = state or self.start(x)
+        c, gate_means = self.fuse(x, state) if self.config.temporal else (state.added, None)
         f_y, f_uv = (calmed(p, strength * a) for p, a in zip(x, c, strict=True))
-        r_y, r_uv = self.sharpen((f_y, f_uv))
-        return f_y + strength * r_y, f_uv + strength * r_uv, (x, c)
+        r_y, r_uv = self.sharpen((f_y, f_uv), state.means)
+        means = self.look((f_y, f_uv)) if self.config.scene else None
+        return f_y + strength * r_y, f_uv + strength * r_uv, State(x, c, gate_means, means)
 
     def clip(self, y: Tensor, uv: Tensor, keep: slice = slice(None)) -> Planes:
         """A whole clip: y (N, T, 1, H, W), uv (N, T, 2, H/2, W/2) -> the frames `keep` of it, in that layout.
 
         The recursion runs frame by frame, the sharpening of the kept frames at once, which is what makes
         training on clips affordable."""
-        n, t = y.shape[:2]
-        f: Planes = (y[:, keep], uv[:, keep])
+        n, (first, last, _) = len(y), keep.indices(y.shape[1])
+        f: list[Planes] = [(y[:, i], uv[:, i]) for i in range(last)]  # what comes after changes nothing
         if self.config.temporal:
-            x = [(y[:, i], uv[:, i]) for i in range(keep.indices(t)[1])]  # what comes after changes nothing
-            added: list[Planes] = [(torch.zeros_like(x[0][0]), torch.zeros_like(x[0][1]))]
-            for last, new in pairwise(x):
-                added.append(self.fuse(new, (last, added[-1])))
-            f_y, f_uv = (torch.stack(planes, 1) for planes in zip(*added[keep], strict=True))
-            f = calmed(f[0], f_y), calmed(f[1], f_uv)
-        flat = f[0].flatten(0, 1), f[1].flatten(0, 1)
-        out = tuple(p + r for p, r in zip(flat, self.sharpen(flat), strict=True))
+            state = self.start(f[0])
+            for i, x in enumerate(f[1:], 1):
+                added, gate_means = self.fuse(x, state)
+                state = State(x, added, gate_means)
+                f[i] = calmed(x[0], added[0]), calmed(x[1], added[1])
+
+        def together(frames: Iterable[int]) -> Planes:
+            planes = zip(*(f[i] for i in frames), strict=True)
+            y, uv = (torch.stack(each, 1).flatten(0, 1) for each in planes)
+            return y, uv
+
+        kept = range(first, last)
+        means = self.look(together(max(0, i - 1) for i in kept)) if self.config.scene else None
+        flat = together(kept)
+        out = tuple(p + r for p, r in zip(flat, self.sharpen(flat, means), strict=True))
         return out[0].view(n, -1, *y.shape[2:]), out[1].view(n, -1, *uv.shape[2:])
 
     def quantize_weights(self, levels: int = WEIGHT_LEVELS) -> None:
@@ -329,6 +416,8 @@ class Student(nn.Module):
         c, g, grid = self.config.channels, self.config.gate, self.config.grid
         n = grid_channels(grid)
         sharpener = (n * c + self.config.depth * c * c * 9 + c * n) / grid**2
+        if self.config.scene:
+            sharpener += (n * SCENE / 2**2 + SCENE * SCENE * 9 / 4**2) / grid**2
         m = grid_channels(GATE_GRID)
         gate = (m * g + g * g * 9 + g * m) / GATE_GRID**2 if self.config.temporal else 0
         return sharpener + gate

@@ -154,8 +154,8 @@ class Bound(Protocol):
         """Sharpens `frame` into `out` and carries the state on. Raises whatever ONNX Runtime raises; the state
         is of no use then."""
 
-    def reset(self) -> None:
-        """The next frame starts from the initial state."""
+    def reset(self, scene: bool = True) -> None:
+        """The next frame starts from the initial state; that of the whole frame stays without `scene`."""
 
     def close(self) -> None:
         """Frees what it holds. May be called twice."""
@@ -194,8 +194,8 @@ class HostBinding:
         times.upload_ns, times.run_ns, times.run_cpu_ns = bound - start, done - bound, cpu
         times.download_ns = time.perf_counter_ns() - done
 
-    def reset(self) -> None:
-        self._states.reset()
+    def reset(self, scene: bool = True) -> None:
+        self._states.reset(scene)
 
     def close(self) -> None:
         pass
@@ -213,7 +213,7 @@ class States:
         self._initial: list[Array | str] = []
         self._buffers: list[tuple[Array, Array]] = []
         self._turn = 0
-        self._fresh = True
+        self._fresh = self._fresh_scene = True
         for state in states:
             shape = resolve_shape(state.shape, width, height)
             start = state.initial
@@ -224,7 +224,7 @@ class States:
         """`inputs` are the addresses of this frame's, by name: what a fresh state may start as."""
         for state, initial, buffers in zip(self._states, self._initial, self._buffers, strict=True):
             last, following = buffers[self._turn], buffers[1 - self._turn]
-            if not self._fresh:
+            if not (self._fresh_scene if state.whole else self._fresh):
                 bind_input(binding, state.input, last)
             elif isinstance(initial, str):
                 address = inputs[initial]
@@ -236,10 +236,11 @@ class States:
     def swap(self) -> None:
         """What was written becomes what is read."""
         self._turn = 1 - self._turn
-        self._fresh = False
+        self._fresh = self._fresh_scene = False
 
-    def reset(self) -> None:
-        self._fresh = True
+    def reset(self, scene: bool = True) -> None:
+        """See `Bound.reset`."""
+        self._fresh, self._fresh_scene = True, self._fresh_scene or scene
 
 
 def pad(frame: Frame, padded: Frame) -> None:

@@ -54,7 +54,7 @@ class DeviceBinding:
         self._strength_there = device_value(device, (), np.dtype(np.float32))
         self._copy_up(self._strength_there, np.array(1.0, np.float32))
         self._turn = 0
-        self._fresh = True
+        self._fresh = self._fresh_scene = True
         turns = range(2 if self._states else 1)
         self._bindings = [self._bind(session, manifest, turn) for turn in turns]
         # every binding is a CUDA graph of its own; elsewhere the entry means nothing
@@ -84,14 +84,13 @@ class DeviceBinding:
             if strength != self._strength:
                 self._copy_up(self._strength_there, np.array(strength, np.float32))
                 self._strength = strength
-            if self._fresh:
-                self._start_states()
+            self._start_states()
             uploaded, cpu = time.perf_counter_ns(), time.thread_time_ns()
             self._session.run_with_iobinding(self._bindings[self._turn], self._options[self._turn])
             done, cpu = time.perf_counter_ns(), time.thread_time_ns() - cpu
             self._output.download(self._pictures.wanted(out), self._stream)
         self._turn = (self._turn + 1) % len(self._bindings)
-        self._fresh = False
+        self._fresh = self._fresh_scene = False
         self._pictures.finish(out)
         times = self.times
         times.upload_ns, times.run_ns, times.run_cpu_ns = uploaded - start, done - uploaded, cpu
@@ -99,6 +98,8 @@ class DeviceBinding:
 
     def _start_states(self) -> None:
         for state in self._states:
+            if not (self._fresh_scene if state.whole else self._fresh):
+                continue
             there = state.values[self._turn]
             if isinstance(state.initial, str):
                 address, nbytes = self._input.address(state.initial), there.tensor_size_in_bytes()
@@ -109,9 +110,9 @@ class DeviceBinding:
     def _copy_up(self, to: ort.OrtValue, source: Array) -> None:
         self._device.upload(to.data_ptr(), source.ctypes.data, source.nbytes, self._stream)
 
-    def reset(self) -> None:
-        """The next frame starts from the initial state."""
-        self._fresh = True
+    def reset(self, scene: bool = True) -> None:
+        """See `sharpcam.binding.Bound`."""
+        self._fresh, self._fresh_scene = True, self._fresh_scene or scene
 
     def close(self) -> None:
         """Frees the session, the memory and the stream, if the device is there. May be called twice."""
@@ -177,7 +178,7 @@ class _DeviceState:
 
     def __init__(self, device: Device, state: State, width: int, height: int) -> None:
         shape, dtype = resolve_shape(state.shape, width, height), np.dtype(state.dtype)
-        self.input, self.output = state.input, state.output
+        self.input, self.output, self.whole = state.input, state.output, state.whole
         self.values = [device_value(device, shape, dtype) for _ in range(2)]
         self.initial = (
             state.initial if isinstance(state.initial, str) else np.full(shape, state.initial, dtype)

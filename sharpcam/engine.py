@@ -66,6 +66,7 @@ class Engine:
         self.fallbacks = 0
         self.upload_ns = self.run_ns = self.run_cpu_ns = self.workers_cpu_ns = self.download_ns = 0
         self.resets = 0
+        self._scene_known = False
         self.split = False
         self._strength = 1.0
         self._reset_asked = True
@@ -184,6 +185,7 @@ class Engine:
         if self._bound is not None:
             self._bound.close()
             self._bound = None
+        self._scene_known = False
         if self.provider == Provider.CPU:
             if self._session is None:
                 raise ModelError("the engine is closed")
@@ -288,6 +290,10 @@ class Engine:
         if self._bound is None:
             raise ModelError("the engine is closed")
         with explained(f'model "{self.model.name}" failed on a {frame.width}x{frame.height} frame'):
+            if not self._scene_known and any(state.whole for state in self.model.state):
+                self._bound.run(frame, out, strength)  # for what it tells of the whole frame
+                self._bound.reset(scene=False)
+            self._scene_known = True
             self._bound.run(frame, out, strength)
         times = self._bound.times
         self.upload_ns, self.download_ns = times.upload_ns, times.download_ns
@@ -301,8 +307,10 @@ class Engine:
         glance = Glance(frame)
         last, self._last = self._last, glance
         asked, self._reset_asked = self._reset_asked, False
-        if asked or not self.temporal or last is None or glance.is_another_scene(last):
-            self._bound.reset()
+        another = asked or last is None or glance.is_another_scene(last)
+        if another or not self.temporal:
+            self._bound.reset(scene=another)
+            self._scene_known = not another
             self.resets += 1
 
     def allocate(self, shape: tuple[int, int], dtype: type[np.uint8] = np.uint8) -> NDArray[np.uint8]:

@@ -22,7 +22,9 @@ A model is a folder `NAME/` with `model.onnx`, `model.toml` and `CARD.md`. The m
     [[state]]                     # carried from frame to frame; none for a still model
     input = "state"
     output = "state_out"
-    shape = [1, 96, "H/8", "W/8"] # "H" and "W" are the padded frame's sides
+    shape = [1, 96, "H/8", "W/8"] # "H" and "W" are the padded frame's sides. A state without them is of the whole
+                                  # frame: tiles have the mean of theirs, and the first frame of a scene runs
+                                  # twice, so that it knows its own
     dtype = "uint8"
     initial = 0                   # or the name of an input: the state starts as what that input is given
 
@@ -91,6 +93,11 @@ class State(_Strict):
     shape: Shape
     dtype: DType = "uint8"
     initial: Annotated[float, Field(strict=False)] | str = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether it speaks of the frame as a whole."""
+        return all(isinstance(side, int) for side in self.shape)
 
 
 class TrainingData(_Strict):
@@ -181,9 +188,13 @@ class Manifest(_Strict):
             raise ValueError(f"halo is for yuv420 models and a multiple of {step}, not {self.halo}")
         for state in self.state:
             sides = [side for side in state.shape if isinstance(side, str)]
-            if sorted(s[0] for s in sides) != ["H", "W"] or any(step % int(s[2:] or 1) for s in sides):
+            fits = sorted(s[0] for s in sides) == ["H", "W"] and not any(
+                step % int(s[2:] or 1) for s in sides
+            )
+            if not (fits or state.whole):
                 raise ValueError(
-                    f"state {state.input} of a model with a halo has sides H and W, over divisors of {step}"
+                    f"state {state.input} of a model with a halo has sides H and W, over divisors of {step}, or"
+                    " neither"
                 )
         return self
 

@@ -5,6 +5,7 @@ wakes and waits fifty times a frame. Here every thread runs the whole graph on i
 
 Around its tile a thread reads a `halo` as wide as the graph looks (`halo` in the manifest), and what the graph
 makes of the halo is thrown away, so that the frame comes out as if it had run whole: a uint8 graph's bit for bit.
+A state of the whole frame is the mean of what the tiles say, halos included, which is as good, but not the same.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import onnxruntime as ort
 
 from sharpcam.binding import Array, Times, bind_input, bind_output
 from sharpcam.frame import Frame
-from sharpcam.manifest import Manifest, Shape, resolve_shape
+from sharpcam.manifest import Manifest, Shape, State, resolve_shape
 
 # halos are computed twice: with more than this many times the frame's pixels, more tiles cost the machine more
 # than they give
@@ -99,7 +100,7 @@ class Tiles:
             s.input: s.initial if isinstance(s.initial, str) else np.full(shapes[s.input], s.initial, s.dtype)
             for s in self._states
         }
-        self._fresh = True
+        self._fresh = self._fresh_scene = True
 
     @classmethod
     def over(
@@ -118,8 +119,12 @@ class Tiles:
         start = time.perf_counter_ns()
         self._strength[()] = strength
         planes = {"y": frame.y, "uv": frame.uv}
-        inputs = planes | (self._start(planes) if self._fresh else self._last)
-        outputs = {"y_out": out.y, "uv_out": out.uv} | {s.output: self._next[s.input] for s in self._states}
+        inputs = planes | {
+            s.input: self._start(s, planes) if self._is_fresh(s) else self._last[s.input]
+            for s in self._states
+        }
+        outputs = {"y_out": out.y, "uv_out": out.uv}
+        outputs |= {s.output: self._next[s.input] for s in self._states if not s.whole}
         mine, *others = self._tiles
         running: list[Future[int]] = []
         try:
@@ -129,17 +134,25 @@ class Tiles:
         finally:
             wait(running)  # whose frame it is may do with it as he likes from here on
         self.times.workers_cpu_ns = sum(future.result() for future in running)
+        for state in self._states:
+            if state.whole:
+                mean = np.mean([tile.made[state.output] for tile in self._tiles], axis=0)
+                self._next[state.input][...] = np.rint(mean) if state.dtype == "uint8" else mean
         self._last, self._next = self._next, self._last
-        self._fresh = False
+        self._fresh = self._fresh_scene = False
         self.times.run_cpu_ns = own_ns
         self.times.run_ns = time.perf_counter_ns() - start
 
-    def _start(self, planes: Mapping[str, Array]) -> dict[str, Array]:
-        return {name: planes[v] if isinstance(v, str) else v for name, v in self._initial.items()}
+    def _is_fresh(self, state: State) -> bool:
+        return self._fresh_scene if state.whole else self._fresh
 
-    def reset(self) -> None:
-        """The next frame starts from the initial state."""
-        self._fresh = True
+    def _start(self, state: State, planes: Mapping[str, Array]) -> Array:
+        value = self._initial[state.input]
+        return planes[value] if isinstance(value, str) else value
+
+    def reset(self, scene: bool = True) -> None:
+        """See `sharpcam.binding.Bound`."""
+        self._fresh, self._fresh_scene = True, self._fresh_scene or scene
 
     def close(self) -> None:
         """Ends the workers."""
@@ -161,6 +174,7 @@ class _Tile:
         # name, its part of the whole, its copy here
         self._reads: list[tuple[str, Window, Array]] = []
         self._writes: list[tuple[str, Window, Array]] = []
+        self.made: dict[str, Array] = {}  # all that it gives, halo included
         for name, shape, dtype in given:
             memory = np.empty(resolve_shape(shape, width, height), dtype)
             bind_input(self._binding, name, memory)
@@ -170,6 +184,7 @@ class _Tile:
         for name, shape, dtype in made:
             memory = np.empty(resolve_shape(shape, width, height), dtype)
             bind_output(self._binding, name, memory)
+            self.made[name] = memory
             core = _window(shape, x.start - x.low, x.stop - x.low, y.start - y.low, y.stop - y.low)
             self._writes.append((name, _window(shape, x.start, x.stop, y.start, y.stop), memory[core]))
 
@@ -180,7 +195,8 @@ class _Tile:
             np.copyto(memory, inputs[name][window])
         self._run(self._binding)
         for name, window, memory in self._writes:
-            np.copyto(outputs[name][window], memory)
+            if name in outputs:
+                np.copyto(outputs[name][window], memory)
         return time.thread_time_ns() - start
 
 

@@ -96,6 +96,39 @@ DELAY_STATE = "".join(
 )
 
 
+def scene_graph() -> bytes:
+    """A yuv420 graph with a state of the whole frame: y less the mean of the y before, plus 128; uv as it is."""
+    onnx = pytest.importorskip("onnx", reason="the test models are built with onnx (extra: training)")
+    from onnx import TensorProto as T
+    from onnx import helper as h
+    from onnx import numpy_helper as nh
+
+    steps = [
+        ("Cast", ["y"], "levels", {"to": T.FLOAT}),
+        ("GlobalAveragePool", ["levels"], "mean", {}),
+        ("Round", ["mean"], "rounded", {}),
+        ("Cast", ["rounded"], "state_mean_out", {"to": T.UINT8}),
+        ("Cast", ["state_mean"], "last", {"to": T.FLOAT}),
+        ("Sub", ["levels", "last"], "less", {}),
+        ("Add", ["less", "middle"], "around", {}),
+        ("Clip", ["around", "low", "high"], "clipped", {}),
+        ("Cast", ["clipped"], "y_out", {"to": T.UINT8}),
+        ("Identity", ["uv"], "uv_out", {}),
+    ]
+    nodes = [h.make_node(op, given, [made], **how) for op, given, made, how in steps]
+    constants = [nh.from_array(np.float32(v), n) for n, v in (("low", 0), ("middle", 128), ("high", 255))]
+    shapes: dict[str, list[Any]] = {"y": [1, 1, "H", "W"], "uv": [1, 2, "H/2", "W/2"]}
+    shapes["state_mean"] = [1, 1, 1, 1]
+    inputs, outputs = (
+        [h.make_tensor_value_info(f"{n}{end}", T.UINT8, shape) for n, shape in shapes.items()]
+        for end in ("", "_out")
+    )
+    return _model(onnx, h.make_graph(nodes, "scene", inputs, outputs, constants))
+
+
+SCENE_STATE = '\n[[state]]\ninput = "state_mean"\noutput = "state_mean_out"\nshape = [1, 1, 1, 1]\n'
+
+
 def rgb_graph(sides: tuple[int | str, int | str] = ("H", "W"), gains: tuple[float, ...] = (1, 1, 1)) -> bytes:
     """A float rgb graph: each channel times its gain, clipped to 0..1."""
     onnx = pytest.importorskip("onnx", reason="the test models are built with onnx (extra: training)")

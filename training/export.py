@@ -28,7 +28,7 @@ from training.checkpoint import read_checkpoint
 from training.data import Clips, ClipSpec, Source, scan
 from training.degrade import as_float, to_i420
 from training.errors import TrainingError, run
-from training.graph import NOTHING, PLANES, Array, Ranges, adopt_weights, build_model, folded_weights
+from training.graph import MEANS, NOTHING, PLANES, Array, Ranges, adopt_weights, build_model, folded_weights
 from training.networks.student import Student
 from training.recipe import Recipe
 from training.tasks import build
@@ -59,7 +59,7 @@ def runner(
 ) -> Runner:
     """A function from an I420 clip (T, H * 3 // 2, W) uint8 and a strength to what the model makes of it."""
     s = session(model)
-    memory = [i.name for i in s.get_inputs() if i.name.startswith("state")]
+    memory = {i.name: i.shape for i in s.get_inputs() if i.name.startswith("state")}
     wanted = ["y_out", "uv_out", *(f"{m}_out" for m in memory), *(names or [])]
 
     def run(clip: Array, strength: float = 1.0) -> Array:
@@ -69,8 +69,13 @@ def runner(
         out = np.empty_like(clip)
         for t, frame in enumerate(clip):
             x = {"y": frame[:height].reshape(shapes["y"]), "uv": frame[height:].reshape(shapes["uv"])}
-            states = states or fresh_states(x)
-            feeds = x | {"strength": np.array(strength, np.float32)} | {m: states[m] for m in memory}
+            feeds = x | {"strength": np.array(strength, np.float32)}
+            if not states:
+                states = {m: v for m, v in fresh_states(x).items() if m in memory}
+                if MEANS in memory:  # of the first frame, from the first frame
+                    unknown = {MEANS: np.zeros(memory[MEANS], np.uint8)}
+                    states[MEANS] = s.run([f"{MEANS}_out"], feeds | states | unknown)[0]
+            feeds |= states
             results = dict(zip(wanted, s.run(wanted, feeds), strict=True))
             out[t, :height] = results["y_out"][0, 0]
             out[t, height:] = results["uv_out"].reshape(height // 2, width)

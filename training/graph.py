@@ -27,8 +27,11 @@ from training.networks.student import (
     MEMORY_STEP,
     MOVE_RANGE,
     MOVE_STEP,
+    SCENE,
+    SCENE_STEP,
     WEIGHT_LEVELS,
     Conv,
+    Scene,
     Student,
 )
 
@@ -36,11 +39,13 @@ OPSET = 17
 PLANES = ("y", "uv")
 STATES = ("state", "state_added")  # of each plane: the frame before as it came, and what was added to it
 NOTHING = 128  # the code of 0 in the second
+MEANS = "state_scene"  # the mean activations of the frame before: the gate's, then the sharpener's
+A_BIAS = 64.0  # no layer's input comes near: what a scene may add to a bias without overflow in int32
 Array = NDArray[Any]
 Ranges = dict[str, tuple[float, float]]  # (low, high) of a layer's output
 Weights = dict[str, tuple[Array, Array]]
 # what the float graphs multiply into the weights of layers that see grey levels
-SCALES = {"gate_in": 1 / CHANGE, "head": 1 / 128}
+SCALES = {"gate_in": 1 / CHANGE, "head": 1 / 128, "look_in": 1 / 128}
 
 
 def adopt_weights(student: Student, model: onnx.ModelProto) -> None:
@@ -52,9 +57,17 @@ def adopt_weights(student: Student, model: onnx.ModelProto) -> None:
     stored = {
         t.name: torch.from_numpy(numpy_helper.to_array(t).astype("f4")) for t in model.graph.initializer
     }
+    biases = {n: t for n, t in stored.items() if n.endswith(".bias")}
+    for name, layers in student.scenes().items():
+        scene: Scene = student.get_submodule(name)  # type: ignore[assignment]
+        kept = {n: stored[f"{name}.{n}"].view_as(t) for n, t in scene.state_dict().items()}
+        # the layers' own biases went into it
+        of_layers = torch.split(kept["bias.bias"], list(layers.values()))
+        biases |= {f"{layer}.bias": b for layer, b in zip(layers, of_layers, strict=True)}
+        scene.load_state_dict(kept | {"bias.bias": torch.zeros_like(kept["bias.bias"])})
     for name, module in student.named_modules():
         if isinstance(module, Conv):
-            module.adopt(stored[f"{name}.weight"] / SCALES.get(name, 1), stored[f"{name}.bias"])
+            module.adopt(stored[f"{name}.weight"] / SCALES.get(name, 1), biases[f"{name}.bias"])
 
 
 def folded_weights(student: Student) -> Weights:
@@ -139,6 +152,12 @@ class Graph:
         return shape
 
 
+def _window(weight: Array, stride: int) -> dict[str, Any]:
+    """The attributes of a convolution of these weights."""
+    k = weight.shape[2]
+    return {"kernel_shape": [k, k], "pads": [k // 2] * 4, "strides": [stride, stride]}
+
+
 def _layout(plane: str, grid: int) -> tuple[int, int]:
     """Pictures in a plane (U and V are one plane of two), and pixels along a block of it."""
     return (2, grid // 2) if plane == "uv" else (1, grid)
@@ -190,29 +209,37 @@ class FloatOps:
         return self.clip(self.graph.node("Add", [move, added], f"{name}_sum"), *MEMORY_RANGE, name)
 
     def conv(
-        self, x: str, layer: str, *, relu: bool, scale: float = 1.0, offset: float = 0.0, gate: bool = False
-    ) -> str:
-        """A convolution of (x - offset) * scale, then ReLU, or the clamp of the gate."""
-        weight, bias = self.weights[layer]
+        self, x: str, layer: str, *, relu: bool, bias: str = "", stride: int = 1,
+        scale: float = 1.0, offset: float = 0.0, gate: bool = False,
+    ) -> str:  # fmt: skip
+        """A convolution of (x - offset) * scale, then ReLU, or the clamp of the gate. `bias` is a tensor
+        (outputs,) in place of its own."""
+        weight, constant = self.weights[layer]
         g = self.graph
         if offset:
             x = g.node("Sub", [x, self._scalar(offset, f"k{offset}")], f"{x}_{layer}_centred")
         inputs = [
             x,
             g.constant((weight * scale).astype(self.dtype), f"{layer}.weight"),
-            g.constant(bias.astype(self.dtype), f"{layer}.bias"),
+            bias or g.constant(constant.astype(self.dtype), f"{layer}.bias"),
         ]
-        k = weight.shape[2]
-        out = g.node(
-            "Conv",
-            inputs,
-            f"{layer}.linear" if relu or gate else layer,
-            kernel_shape=[k, k],
-            pads=[k // 2] * 4,
-        )
+        out = g.node("Conv", inputs, f"{layer}.linear" if relu or gate else layer, **_window(weight, stride))
         if gate:
             return self.clip(out, 0, GATE_MAX, layer)
         return g.node("Relu", [out], layer) if relu else out
+
+    def load_means(self, x: str) -> str:
+        """Means (1, n) of codes of SCENE_STEP."""
+        flat = self.graph.node(
+            "Reshape", [self.load(x), self.graph.constant(np.array([1, -1]), "row")], f"{x}_row"
+        )
+        return self.graph.node("Mul", [flat, self._scalar(SCENE_STEP, "scene_step")], f"{x}_means")
+
+    def means(self, x: str, name: str) -> str:
+        """Codes of SCENE_STEP, (1, channels, 1, 1), of the mean of each channel."""
+        whole = self.graph.node("GlobalAveragePool", [x], f"{name}_float")
+        steps = self.graph.node("Div", [whole, self._scalar(SCENE_STEP, "scene_step")], f"{name}_steps")
+        return self.store(self.clip(steps, 0, 255, f"{name}_clipped"), name)
 
     def correction(self, difference: str, gate: str, name: str) -> str:
         product = self.graph.node("Mul", [difference, gate], f"{name}_product")
@@ -245,6 +272,8 @@ class FloatOps:
 
 class QuantOps:
     """Tensors are uint8; each knows its scale (grey levels or activation units per step) and zero point."""
+
+    dtype = np.float32  # of what is computed once a frame
 
     def __init__(self, graph: Graph, weights: Weights, ranges: Ranges) -> None:
         self.graph, self.weights, self.ranges = graph, weights, ranges
@@ -299,20 +328,27 @@ class QuantOps:
         return self._binary("QLinearAdd", *parts, (MEMORY_STEP, NOTHING), name)
 
     def conv(
-        self, x: str, layer: str, *, relu: bool, scale: float = 1.0, offset: float = 0.0, gate: bool = False
-    ) -> str:
-        weight, bias = self.weights[layer]
+        self, x: str, layer: str, *, relu: bool, bias: str = "", stride: int = 1,
+        scale: float = 1.0, offset: float = 0.0, gate: bool = False,
+    ) -> str:  # fmt: skip
+        weight, constant = self.weights[layer]
         g = self.graph
         step, zero = self.steps[x]
         step, zero = step * scale, zero + int(offset)
         w_step = np.maximum(np.abs(weight).max(axis=(1, 2, 3)), 1e-8) / WEIGHT_LEVELS
         # a bias of nearly dead weights fits int32 too
-        w_step = np.maximum(w_step, np.abs(bias) / (step * 2**30))
+        w_step = np.maximum(w_step, (A_BIAS if bias else np.abs(constant)) / (step * 2**30))
         q = np.round(weight / w_step[:, None, None, None]).astype(np.int8)
-        b = np.round(bias / (step * w_step))
+        if bias:
+            codes = g.constant((1 / (step * w_step)).astype(np.float32), f"{layer}.codes")
+            rounded = g.node(
+                "Round", [g.node("Mul", [bias, codes], f"{layer}_bias_exact")], f"{layer}_bias_codes"
+            )
+            bias = g.node("Cast", [rounded], f"{layer}_bias_int32", to=TensorProto.INT32)
+        else:
+            bias = g.constant(np.round(constant / (step * w_step)).astype(np.int32), f"{layer}.bias")
         out = (GATE_MAX / 255, 0) if gate else self._range(layer, relu)
         self.steps[layer] = out
-        k = weight.shape[2]
         inputs = [
             x,
             *self._q(step, zero),
@@ -320,9 +356,21 @@ class QuantOps:
             g.constant(w_step.astype(np.float32), f"{layer}.step"),
             g.constant(np.zeros(len(weight), np.int8), f"{layer}.zero"),
             *self._q(*out),
-            g.constant(b.astype(np.int32), f"{layer}.bias"),
+            bias,
         ]
-        return g.node("QLinearConv", inputs, layer, kernel_shape=[k, k], pads=[k // 2] * 4)
+        return g.node("QLinearConv", inputs, layer, **_window(weight, stride))
+
+    def load_means(self, x: str) -> str:
+        means = self.graph.node("DequantizeLinear", [x, *self._q(SCENE_STEP, 0)], f"{x}_means")
+        return self.graph.node("Reshape", [means, self.graph.constant(np.array([1, -1]), "row")], f"{x}_row")
+
+    def means(self, x: str, name: str) -> str:
+        return self.graph.node(
+            "QLinearGlobalAveragePool",
+            [x, *self._of(x), *self._q(SCENE_STEP, 0)],
+            name,
+            domain="com.microsoft",
+        )
 
     def correction(self, difference: str, gate: str, name: str) -> str:
         a, b = [difference, *self._of(difference)], [gate, *self._of(gate)]
@@ -349,6 +397,11 @@ def assemble(graph: Graph, ops: FloatOps | QuantOps, student: Student) -> None:
     config = student.config
     x = {p: ops.load(p) for p in PLANES}
     f = x
+    biases = scene_biases(graph, ops, student) if config.scene else {}
+
+    def conv(x: str, layer: str, **how: Any) -> str:
+        return ops.conv(x, layer, bias=biases.get(layer, ""), **how)
+
     if config.temporal:
         d = {
             p: ops.difference(
@@ -356,20 +409,59 @@ def assemble(graph: Graph, ops: FloatOps | QuantOps, student: Student) -> None:
             )
             for p in PLANES
         }
-        e = ops.conv(ops.pack(d, GATE_GRID, "difference"), "gate_in", relu=True, scale=SCALES["gate_in"])
-        e = ops.conv(e, "gate_mid", relu=True)
-        gates = ops.unpack(ops.conv(e, "gate_out", relu=False, gate=True), GATE_GRID, "gate")
+        first = conv(ops.pack(d, GATE_GRID, "difference"), "gate_in", relu=True, scale=SCALES["gate_in"])
+        gate = conv(conv(first, "gate_mid", relu=True), "gate_out", relu=False, gate=True)
+        gates = ops.unpack(gate, GATE_GRID, "gate")
         c = {p: ops.correction(d[p], gates[p], f"correction_{p}") for p in PLANES}
         f = {p: ops.apply(x[p], c[p], "strength", f"fused_{p}") for p in PLANES}
         for p in PLANES:
             ops.store(x[p], f"state_{p}_out")
             ops.store_memory(c[p], f"state_added_{p}_out")
-    h = ops.conv(ops.pack(f, config.grid, "fused"), "head", relu=True, scale=SCALES["head"], offset=128)
+    cells = ops.pack(f, config.grid, "fused")
+    h = conv(cells, "head", relu=True, scale=SCALES["head"], offset=128)
     for i in range(config.depth):
-        h = ops.conv(h, f"body.{i}", relu=True)
-    residuals = ops.unpack(ops.conv(h, "tail", relu=False), config.grid, "tail")
+        h = conv(h, f"body.{i}", relu=True)
+    residuals = ops.unpack(conv(h, "tail", relu=False), config.grid, "tail")
     for p in PLANES:
         ops.output(f[p], residuals[p], "strength", f"{p}_out")
+    if config.scene:
+        look = conv(cells, "look_in", relu=True, stride=2, scale=SCALES["look_in"], offset=128)
+        look = conv(look, "look_mid", relu=True, stride=2)
+        means = [ops.means(first, "gate_means"), ops.means(look, "look_means")]
+        graph.node("Concat", means, f"{MEANS}_out", axis=1)
+
+
+def scene_biases(graph: Graph, ops: FloatOps | QuantOps, student: Student) -> dict[str, str]:
+    """A tensor (outputs,) for the bias of each layer that the scene moves, from what the last frame left."""
+    parts = ["gate_seen", "look_seen"]
+    sizes = graph.constant(np.array([student.config.gate, SCENE]), "seen")
+    graph.nodes.append(
+        helper.make_node("Split", [ops.load_means(MEANS), sizes], parts, name="seen_split", axis=1)
+    )
+    biases: dict[str, str] = {}
+    for (name, layers), seen in zip(student.scenes().items(), parts, strict=True):
+        scene: Scene = student.get_submodule(name)  # type: ignore[assignment]
+        values = {n: t.detach().numpy() for n, t in scene.state_dict().items()}
+        values["bias.bias"] = values["bias.bias"] + np.concatenate([ops.weights[n][1] for n in layers])
+
+        def dense(x: str, layer: str, name: str = name, values: dict[str, Array] = values) -> str:
+            weight, bias = values[f"{layer}.weight"][..., 0, 0], values[f"{layer}.bias"]
+            constants = [
+                graph.constant(v.astype(ops.dtype), f"{name}.{layer}.{kind}")
+                for kind, v in (("weight", weight), ("bias", bias))
+            ]
+            return graph.node("Gemm", [x, *constants], f"{name}.{layer}", transB=1)
+
+        rows = dense(graph.node("Relu", [dense(seen, "hidden")], f"{name}_hidden"), "bias")
+        flat = graph.node("Reshape", [rows, graph.constant(np.array([-1]), "flat")], f"{name}_flat")
+        biases |= {layer: f"{layer}_bias" for layer in layers}
+        split = graph.constant(np.array(list(layers.values())), f"{name}_layers")
+        graph.nodes.append(
+            helper.make_node(
+                "Split", [flat, split], [biases[n] for n in layers], name=f"{name}_split", axis=0
+            )
+        )
+    return biases
 
 
 def build_model(
@@ -392,6 +484,9 @@ def build_model(
     value = helper.make_tensor_value_info
     inputs = [value(n, TensorProto.UINT8, s) for n, s in planes] + [value("strength", TensorProto.FLOAT, [])]
     inputs += [value(n, TensorProto.UINT8, s) for n, s in state]
+    if student.config.scene:
+        state.append((MEANS, [1, student.config.gate + SCENE, 1, 1]))
+        inputs.append(value(MEANS, TensorProto.UINT8, state[-1][1]))
     outputs = [value(f"{n}_out", TensorProto.UINT8, s) for n, s in planes + state]
     outputs += [value(n, TensorProto.FLOAT, [None] * 4) for n in extra_outputs]
     proto = helper.make_graph(graph.nodes, "sharpcam", inputs, outputs, list(graph.constants.values()))

@@ -12,9 +12,11 @@ from fake_gpu import FACTS, FakeDriver
 from numpy.typing import NDArray
 from tiny_models import (
     DELAY_STATE,
+    SCENE_STATE,
     STATE_INITIAL,
     delay_graph,
     rgb_graph,
+    scene_graph,
     write_model,
     write_yuv_model,
     yuv_graph,
@@ -86,6 +88,32 @@ def test_state_starts_as_the_input_that_it_names(tmp_path: Path, picture: Pictur
         assert (out_of(engine, frame).buffer == shown.buffer).all()
     engine.reset()
     assert (out_of(engine, second).buffer == second.buffer).all()
+
+
+def around(frame: Frame, mean: int) -> NDArray[np.uint8]:
+    """What the model with a scene makes of luma when it takes the frame's mean for `mean`."""
+    return np.clip(frame.y.astype(int) - mean + 128, 0, 255).astype(np.uint8)
+
+
+def mean_of(frame: Frame) -> int:
+    return round(float(frame.y.mean()))
+
+
+@pytest.mark.parametrize("temporal", [True, False])
+def test_the_first_frame_of_a_scene_knows_the_whole_of_it(
+    tmp_path: Path, picture: Picture, temporal: bool
+) -> None:
+    """Later ones know what the frame before said, with or without memory; what came before a cut is forgotten."""
+    engine = load(write_model(tmp_path / "scene", scene_graph(), SCENE_STATE), temporal=temporal)
+    frames = [picture(seed=i, sequence=i) for i in range(4)]
+    for i, frame in enumerate(frames):  # 10 levels are no cut
+        frame.y[:] = frame.y // 8 + 40 + 10 * i
+    frames[3].y[:] += 100
+    known = [mean_of(frames[i]) for i in (0, 0, 1, 3)]
+    assert len(set(known)) == 3
+    for frame, mean in zip(frames, known, strict=True):
+        assert np.array_equal(out_of(engine, frame).y, around(frame, mean))
+    assert engine.resets == (2 if temporal else 4)
 
 
 def test_state_cannot_start_as_an_input_of_another_shape(tmp_path: Path) -> None:

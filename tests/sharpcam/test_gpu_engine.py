@@ -13,7 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_gpu import LOST, OUT_OF_MEMORY, FakeGpu
-from tiny_models import DELAY_STATE, delay_graph, rgb_graph, write_model, write_yuv_model, yuv_graph
+from tiny_models import (
+    DELAY_STATE,
+    SCENE_STATE,
+    delay_graph,
+    rgb_graph,
+    scene_graph,
+    write_model,
+    write_yuv_model,
+    yuv_graph,
+)
 from typer.testing import CliRunner
 
 from sharpcam import cuda, runtime
@@ -83,6 +92,25 @@ def test_a_state_that_starts_as_an_input(gpu: FakeGpu, tmp_path: Path, picture: 
         assert np.array_equal(out_of(engine, frame).buffer, shown.buffer)
     engine.reset()
     assert np.array_equal(out_of(engine, second).buffer, second.buffer)
+
+
+def test_a_state_of_the_whole_frame(gpu: FakeGpu, tmp_path: Path, picture: Picture) -> None:
+    """The first frame of a scene runs twice and keeps it, on a GPU, too, and on the CPU after the GPU is lost."""
+    folder = write_model(tmp_path / "scene", scene_graph(), SCENE_STATE, precision="float32")
+    there, here = load(folder), load(folder, "cpu")
+    frames = [picture(seed=i, sequence=i) for i in range(8)]
+    for i, frame in enumerate(frames):
+        frame.y[:] //= i % 3 + 1
+    assert agree(there, here, frames[:3])
+    for engine in (there, here):
+        engine.reset()
+    assert agree(there, here, frames[3:5])
+    gpu.lasts = 0
+    lost = out_of(there, frames[5])
+    assert there.provider == "cpu"
+    here.reset()
+    assert np.array_equal(lost.buffer, out_of(here, frames[5]).buffer)
+    assert agree(there, here, frames[6:])
 
 
 def test_rgb_models(gpu: FakeGpu, tmp_path: Path, picture: Picture) -> None:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tiny_models import DELAY_STATE, YUV_STATE, delay_graph, write_model, yuv_graph
+from tiny_models import DELAY_STATE, SCENE_STATE, YUV_STATE, delay_graph, scene_graph, write_model, yuv_graph
 
 from sharpcam.engine import Engine
 from sharpcam.errors import ConfigError, ModelError
@@ -295,6 +295,25 @@ def test_states_of_other_shapes_and_starts(tmp_path: Path, load: Load) -> None:
         assert_same(run(whole, frames[1:3]), run(tiled, frames[1:3]))
 
 
+def test_a_state_of_the_whole_frame_is_the_mean_of_the_tiles(tmp_path: Path, load: Load) -> None:
+    model = write_model(tmp_path / "scene", scene_graph(), SCENE_STATE, halo=0)
+    frames = clip((128, 96), 6, 4)
+    for frame in frames:
+        frame.y[..., :64] //= 2  # tiles are not alike
+    whole, tiled = load(model, (128, 96), 1), load(model, (128, 96), 4)
+    assert tiles_of(tiled) == 4
+    made = run(whole, frames), run(tiled, frames)
+    assert steps(*made) <= 1, "but for the rounding"
+    assert np.ptp(made[0][-1]) > 20
+    for engine in (whole, tiled):
+        engine.reset()
+    assert steps(run(whole, frames[2:]), run(tiled, frames[2:])) <= 1
+
+
+def steps(some: list[U8], others: list[U8]) -> int:
+    return max(int(np.abs(a.astype(int) - b).max()) for a, b in zip(some, others, strict=True))
+
+
 # -- when it is used, and what it is said of -------------------------------------------------------------
 
 
@@ -345,7 +364,7 @@ def test_cpu_time_of_all_threads_is_told(shipped: Model, load: Load) -> None:
         ({"halo": 3, "size_multiple": 3}, "", "multiple of 6"),  # chroma has half the pixels
         ({"halo": 8, "layout": "rgb", "precision": "float32"}, "", "yuv420"),
         ({"halo": 8}, YUV_STATE.replace('"H/8", "W/8"', '"H/16", "W/16"'), "state"),
-        ({"halo": 8}, YUV_STATE.replace('"H/8", "W/8"', "1, 1"), "state"),
+        ({"halo": 8}, YUV_STATE.replace('"H/8", "W/8"', '"H/8", 1'), "state"),
     ],
 )
 def test_halos_that_cannot_be(tmp_path: Path, fields: dict[str, object], state: str, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -46,6 +47,8 @@ U8 = NDArray[np.uint8]
 TEMPORAL = StudentConfig(channels=32, depth=1, gate=16)
 STILL = replace(TEMPORAL, temporal=False)
 WIDE = StudentConfig(channels=64, depth=0, grid=8, gate=16)
+SEEING = replace(TEMPORAL, scene=True)
+KINDS = {"temporal": TEMPORAL, "still": STILL, "wide": WIDE, "seeing": SEEING}
 
 
 def noisy_clip(frames: int = 4, height: int = 48, width: int = 64, seed: int = 0, noise: float = 4) -> U8:
@@ -99,7 +102,7 @@ def clip() -> U8:
     return noisy_clip()
 
 
-@pytest.fixture(scope="module", params=[TEMPORAL, STILL, WIDE], ids=["temporal", "still", "wide"])
+@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
 def graphs(request: pytest.FixtureRequest, clip: U8) -> tuple[Student, dict[str, onnx.ModelProto]]:
     student = trained(request.param)
     ranges = calibrate(student, [clip, noisy_clip(seed=1)])
@@ -146,13 +149,19 @@ def test_strength_between_is_between(graphs: tuple[Student, dict[str, onnx.Model
 def test_all_that_is_uint8_is_uint8(graphs: tuple[Student, dict[str, onnx.ModelProto]]) -> None:
     """No float tensor of a picture's size anywhere: that is where the time would go."""
     model = onnx.shape_inference.infer_shapes(graphs[1]["uint8"])
-    assert {n.op_type for n in model.graph.node} <= {
+    kinds = {
         "Reshape", "Transpose", "Concat", "Split", "QLinearConv", "QLinearAdd", "QLinearMul", "Identity", "Mul",
         "Shape", "Div",
     }  # fmt: skip
-    floats = [v.name for v in model.graph.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT]
-    assert all(name.endswith("_step") for name in floats)
-    scales = [n.input[0] for n in model.graph.node if n.op_type == "Mul"]
+    if graphs[0].config.scene:
+        kinds |= {"QLinearGlobalAveragePool", "DequantizeLinear", "Gemm", "Relu", "Round", "Cast"}
+    assert {n.op_type for n in model.graph.node} <= kinds
+    floats = [v for v in model.graph.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT]
+    for value in floats:
+        sides = [d.dim_value for d in value.type.tensor_type.shape.dim]
+        assert all(sides), f"{value.name} grows with the picture"
+        assert math.prod(sides) < 1000
+    scales = [n.input[0] for n in model.graph.node if n.op_type == "Mul" and n.input[0] == "strength"]
     memory = any(i.name == "state_y" for i in model.graph.input)
     assert scales == ["strength"] * (4 if memory else 2)
 
@@ -295,8 +304,9 @@ def calibration(clip: U8) -> Clips:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run") / "last.pt"
-    recipe = load_recipe("sharpcam", {"network.options": {"channels": 32, "depth": 1, "gate": 16}})
-    student = trained()
+    options = {"channels": 32, "depth": 1, "gate": 16, "scene": True}
+    recipe = load_recipe("sharpcam", {"network.options": options})
+    student = trained(SEEING)
     state = State(step=5, figures={"psnr_input": 30.0, "psnr": 31.0, "ssim_input": 0.8, "ssim": 0.9})
     save_checkpoint([path], recipe, student, Average(student, 0.9), make_optimizer(student, recipe), state)
     return path
@@ -341,6 +351,7 @@ def test_the_manifest_tells_what_the_graph_is(folder: Path) -> None:
         ("state_uv", "state_uv_out", (1, 2, "H/2", "W/2"), "uint8", "uv"),
         ("state_added_y", "state_added_y_out", (1, 1, "H", "W"), "uint8", 128),
         ("state_added_uv", "state_added_uv_out", (1, 2, "H/2", "W/2"), "uint8", 128),
+        ("state_scene", "state_scene_out", (1, 48, 1, 1), "uint8", 0),
     ]
     assert manifest.parameters == student.parameter_count()
     assert manifest.macs_per_pixel == pytest.approx(student.macs_per_pixel(), abs=0.01)
@@ -386,14 +397,15 @@ def test_single_frames_calibrate_a_memory_too(
     )  # 53 without a difference
 
 
-@pytest.mark.parametrize("config", [TEMPORAL, STILL, WIDE], ids=["temporal", "still", "wide"])
+@pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
 def test_a_float_graph_gives_its_weights_back(config: StudentConfig, clip: U8) -> None:
     student, other = trained(config), Student(config)
     adopt_weights(other, build_model(student, "float32"))
     assert clip_psnr(by_torch(other, clip), by_torch(student, clip)) > 70
     for name, (weight, bias) in folded_weights(other).items():
         np.testing.assert_allclose(weight, folded_weights(student)[name][0], rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(bias, folded_weights(student)[name][1], rtol=1e-4, atol=1e-5)
+        if not any(name in layers for layers in student.scenes().values()):  # these have their scene's, too
+            np.testing.assert_allclose(bias, folded_weights(student)[name][1], rtol=1e-4, atol=1e-5)
     shipped = Student(config)
     adopt_weights(shipped, build_model(student, "float16"))
     assert clip_psnr(by_torch(shipped, clip), by_torch(student, clip)) > 50

@@ -17,6 +17,7 @@ from test_export import U8, graphs, noisy_clip  # noqa: F401
 
 from sharpcam.models import find_model
 from training.export import Runner, clip_psnr, fresh_states, runner
+from training.graph import MEANS
 
 DTYPES = {1: torch.float32, 2: torch.uint8, 10: torch.float16}
 
@@ -24,7 +25,12 @@ DTYPES = {1: torch.float32, 2: torch.uint8, 10: torch.float16}
 def apply(op: str, x: list[torch.Tensor], a: dict[str, Any]) -> list[torch.Tensor]:
     """One node of a student's float graph, its outputs in the type of its inputs."""
     if op == "Conv":  # the library's own half precision differs from build to build
-        return [F.conv2d(*(t.float() for t in x), padding=a["pads"][0]).to(x[0].dtype)]
+        out = F.conv2d(*(t.float() for t in x), stride=a.get("strides", [1])[0], padding=a["pads"][0])
+        return [out.to(x[0].dtype)]
+    if op == "Gemm":
+        return [(x[0].float() @ x[1].float().T + x[2].float()).to(x[0].dtype)]
+    if op == "GlobalAveragePool":
+        return [x[0].float().mean((2, 3), keepdim=True).to(x[0].dtype)]
     if op == "Split":
         return list(torch.split(x[0], x[1].tolist(), a["axis"]))
     if op == "Div" and not x[0].is_floating_point():
@@ -50,24 +56,30 @@ def strictly(model: onnx.ModelProto) -> Runner:
     """Like `runner`, but every node is computed by itself."""
     constants = {t.name: torch.tensor(numpy_helper.to_array(t)) for t in model.graph.initializer}
     memory = [i.name for i in model.graph.input if i.name.startswith("state")]
+    unknown = {
+        i.name: np.zeros([d.dim_value for d in i.type.tensor_type.shape.dim], np.uint8)
+        for i in model.graph.input
+        if i.name == MEANS
+    }
 
     def run(clip: U8, strength: float = 1.0) -> U8:
         height, width = clip.shape[1] * 2 // 3, clip.shape[2]
         shapes = {"y": (1, 1, height, width), "uv": (1, 2, height // 2, width // 2)}
         states: dict[str, torch.Tensor] = {}
         out = np.empty_like(clip)
-        for t, frame in enumerate(torch.tensor(clip)):
+        # the first one twice, for what it tells of the scene
+        for t, frame in enumerate(torch.tensor(np.concatenate([clip[: len(unknown)], clip])), -len(unknown)):
             x = {"y": frame[:height].reshape(shapes["y"]), "uv": frame[height:].reshape(shapes["uv"])}
             values = constants | x | {"strength": torch.tensor(strength)}
-            fresh = fresh_states({p: plane.numpy() for p, plane in x.items()})
-            values |= states or {name: torch.tensor(fresh[name]) for name in memory}
+            fresh = fresh_states({p: plane.numpy() for p, plane in x.items()}) | unknown
+            values |= {name: states[name] if name in states else torch.tensor(fresh[name]) for name in memory}
             for node in model.graph.node:
                 attributes = {p.name: onnx.helper.get_attribute_value(p) for p in node.attribute}
                 found = apply(node.op_type, [values[name] for name in node.input], attributes)
                 values |= dict(zip(node.output, found, strict=True))
             out[t, :height] = values["y_out"][0, 0].numpy()
             out[t, height:] = values["uv_out"].reshape(height // 2, width).numpy()
-            states = {name: values[f"{name}_out"] for name in memory}
+            states = {name: values[f"{name}_out"] for name in memory if t >= 0 or name in unknown}
         return out
 
     return run

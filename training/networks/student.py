@@ -320,12 +320,21 @@ class Student(nn.Module):
         self.body = nn.ModuleList(BodyConv(c) for _ in range(self.config.depth))
         self.tail = ToFrequencies(c, grid)
         if self.config.scene:
-            self.gate_scene = Scene(g, g + grid_channels(GATE_GRID))
+            gate, sharpener = (sum(layers.values()) for layers in self.scenes().values())
+            self.gate_scene = Scene(g, gate)
             self.look_in = FromFrequencies(SCENE, grid, stride=2)  # a quarter of the cells is enough
             self.look_mid = Conv(SCENE, SCENE, 3, stride=2)
             nn.init.kaiming_normal_(self.look_mid.weight, nonlinearity="relu")
             nn.init.zeros_(self.look_mid.bias)  # type: ignore[arg-type]
-            self.scene = Scene(SCENE, c * (1 + self.config.depth))
+            self.scene = Scene(SCENE, sharpener)
+
+    def scenes(self) -> dict[str, dict[str, int]]:
+        """The layers whose biases each of the scenes moves, and how many they are."""
+        if not self.config.scene:
+            return {}
+        gate = {"gate_mid": self.config.gate, "gate_out": grid_channels(GATE_GRID)}
+        body = {f"body.{i}": self.config.channels for i in range(self.config.depth)}
+        return {"gate_scene": gate, "scene": {"head": self.config.channels} | body}
 
     def start(self, x: Planes) -> State:
         """The state before the first frame, which is `x`."""
@@ -344,7 +353,7 @@ class Student(nn.Module):
         )
         more: Sequence[Tensor | None] = (None, None)
         if state.gate_means is not None:
-            more = self.gate_scene(state.gate_means).split([self.config.gate, grid_channels(GATE_GRID)], 1)
+            more = self.gate_scene(state.gate_means).split(list(self.scenes()["gate_scene"].values()), 1)
         first = F.relu(self.gate_in(pack(d_y, d_uv, GATE_GRID) / CHANGE))
         e = F.relu(self.gate_mid(first, more[0]))
         g_y, g_uv = unpack(torch.clamp(self.gate_out(e, more[1]), 0, GATE_MAX), GATE_GRID)

@@ -57,17 +57,12 @@ def adopt_weights(student: Student, model: onnx.ModelProto) -> None:
     stored = {
         t.name: torch.from_numpy(numpy_helper.to_array(t).astype("f4")) for t in model.graph.initializer
     }
-    biases = {n: t for n, t in stored.items() if n.endswith(".bias")}
-    for name, layers in student.scenes().items():
-        scene: Scene = student.get_submodule(name)  # type: ignore[assignment]
-        kept = {n: stored[f"{name}.{n}"].view_as(t) for n, t in scene.state_dict().items()}
-        # the layers' own biases went into it
-        of_layers = torch.split(kept["bias.bias"], list(layers.values()))
-        biases |= {f"{layer}.bias": b for layer, b in zip(layers, of_layers, strict=True)}
-        scene.load_state_dict(kept | {"bias.bias": torch.zeros_like(kept["bias.bias"])})
     for name, module in student.named_modules():
         if isinstance(module, Conv):
-            module.adopt(stored[f"{name}.weight"] / SCALES.get(name, 1), biases[f"{name}.bias"])
+            module.adopt(stored[f"{name}.weight"] / SCALES.get(name, 1), stored[f"{name}.bias"])
+        elif isinstance(module, Scene):
+            own = module.state_dict()
+            module.load_state_dict({n: stored[f"{name}.{n}"].view_as(t) for n, t in own.items()})
 
 
 def folded_weights(student: Student) -> Weights:

@@ -349,8 +349,8 @@ class Plain(nn.Conv2d):
         super().__init__(inputs, outputs, side, conv.stride[0], side // 2)
         self.weight, self.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
 
-    def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
-        return super().forward(x) + (0 if more is None else more)
+    def forward(self, x: Tensor, gains: Tensor | None = None) -> Tensor:
+        return super().forward(x) * (1 if gains is None else gains)
 
 
 class Folded(nn.Module):
@@ -382,7 +382,7 @@ def test_costs_are_those_that_are_counted(config: StudentConfig) -> None:
     assert parameters == count_parameters(plain)
     assert torch.allclose(plain(y, uv, *means), before, atol=1e-3)
     scenes = (m for m in student.modules() if isinstance(m, Scene))
-    once_a_frame = sum(m.hidden.weight.numel() + m.bias.weight.numel() for m in scenes)
+    once_a_frame = sum(m.hidden.weight.numel() + m.gain.weight.numel() for m in scenes)
     assert count_macs(plain, y, uv, *means).total == pytest.approx(cost + once_a_frame)
 
 

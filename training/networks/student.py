@@ -52,6 +52,7 @@ MEMORY_STEP, MEMORY_RANGE = 0.25, (-32.0, 31.75)
 CHANGE = 16.0  # grey levels: a difference that the gate sees as 1
 SCENE = 32  # channels of what looks at the scene, and of what follows from it
 SCENE_STEP = 1 / 128  # of the means that are remembered, 0..2 in 8 bits
+GAINS = (1 / 16, 4.0)  # least and most that a scene may multiply a channel by
 NOISE = 0.03  # smaller coefficients are noise, which whitening must not blow up
 
 
@@ -151,11 +152,11 @@ class Conv(nn.Conv2d):
         self.weight.copy_(weight)
         self.bias.copy_(bias)
 
-    def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
-        """`more` (N, outputs, 1, 1) is added to the bias."""
+    def forward(self, x: Tensor, gains: Tensor | None = None) -> Tensor:
+        """`gains` (N, outputs, 1, 1) multiply what comes out."""
         weight, bias = self.folded()
         out = F.conv2d(x, weight, bias, self.stride, self.padding)
-        return out if more is None else out + more
+        return out if gains is None else out * gains
 
 
 class BodyConv(Conv):
@@ -218,23 +219,24 @@ class ToFrequencies(Conv):
 
 
 class Scene(nn.Module):
-    """What the mean activations of a frame say to the layers of the next: something for each of their biases.
+    """What the mean activations of a frame say to the layers of the next: a gain for each of their channels.
 
-    Nothing at the start. Squeeze and excitation (Hu et al., CVPR 2018) with a bias in place of a scale, which
-    costs a convolution nothing: a camera has one softness and one noise, and they show best in a whole frame.
+    One at the start. Squeeze and excitation (Hu et al., CVPR 2018), a frame late, which costs a quantised
+    convolution nothing: gains are factors of its weights' scales. A camera has one softness and one noise, and
+    they show best in a whole frame.
     """
 
-    def __init__(self, means: int, biases: int) -> None:
+    def __init__(self, means: int, gains: int) -> None:
         super().__init__()
-        self.hidden, self.bias = nn.Conv2d(means, SCENE, 1), nn.Conv2d(SCENE, biases, 1)
+        self.hidden, self.gain = nn.Conv2d(means, SCENE, 1), nn.Conv2d(SCENE, gains, 1)
         nn.init.kaiming_normal_(self.hidden.weight, nonlinearity="relu")
-        for zero in (self.hidden.bias, self.bias.weight, self.bias.bias):
-            nn.init.zeros_(zero)  # type: ignore[arg-type]
+        nn.init.zeros_(self.hidden.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.gain.weight)
+        nn.init.ones_(self.gain.bias)  # type: ignore[arg-type]
 
     def forward(self, means: Tensor) -> Tensor:
-        """(N, means, 1, 1) -> (N, biases, 1, 1)."""
-        biases: Tensor = self.bias(F.relu(self.hidden(means)))
-        return biases
+        """(N, means, 1, 1) -> (N, gains, 1, 1)."""
+        return torch.clamp(self.gain(F.relu(self.hidden(means))), *GAINS)
 
 
 def mean(x: Tensor) -> Tensor:
@@ -329,7 +331,7 @@ class Student(nn.Module):
             self.scene = Scene(SCENE, sharpener)
 
     def scenes(self) -> dict[str, dict[str, int]]:
-        """The layers whose biases each of the scenes moves, and how many they are."""
+        """The layers whose channels each of the scenes multiplies, and how many they are."""
         if not self.config.scene:
             return {}
         gate = {"gate_mid": self.config.gate, "gate_out": grid_channels(GATE_GRID)}
@@ -351,12 +353,12 @@ class Student(nn.Module):
             torch.clamp(torch.clamp(last - new, *MOVE_RANGE) + added, *MEMORY_RANGE)
             for new, last, added in zip(x, state.last, state.added, strict=True)
         )
-        more: Sequence[Tensor | None] = (None, None)
+        gains: Sequence[Tensor | None] = (None, None)
         if state.gate_means is not None:
-            more = self.gate_scene(state.gate_means).split(list(self.scenes()["gate_scene"].values()), 1)
+            gains = self.gate_scene(state.gate_means).split(list(self.scenes()["gate_scene"].values()), 1)
         first = F.relu(self.gate_in(pack(d_y, d_uv, GATE_GRID) / CHANGE))
-        e = F.relu(self.gate_mid(first, more[0]))
-        g_y, g_uv = unpack(torch.clamp(self.gate_out(e, more[1]), 0, GATE_MAX), GATE_GRID)
+        e = F.relu(self.gate_mid(first, gains[0]))
+        g_y, g_uv = unpack(torch.clamp(self.gate_out(e, gains[1]), 0, GATE_MAX), GATE_GRID)
         c_y, c_uv = (quantize(c, MEMORY_STEP, *MEMORY_RANGE) for c in (g_y * d_y, g_uv * d_uv))
         return (c_y, c_uv), mean(first) if self.config.scene else None
 
@@ -367,12 +369,12 @@ class Student(nn.Module):
     def sharpen(self, f: Planes, means: Tensor | None = None) -> Planes:
         """Calmed planes in grey levels, and the means of the scene -> residual planes."""
         layers = [self.head, *self.body]
-        more: Sequence[Tensor | None] = [None] * len(layers)
+        gains: Sequence[Tensor | None] = [None] * len(layers)
         if means is not None:
-            more = self.scene(means).chunk(len(layers), 1)
+            gains = self.scene(means).chunk(len(layers), 1)
         h = self._cells(f)
-        for conv, bias in zip(layers, more, strict=True):
-            h = F.relu(conv(h, bias))
+        for conv, gain in zip(layers, gains, strict=True):
+            h = F.relu(conv(h, gain))
         return unpack(self.tail(h) * 128, self.config.grid)
 
     def _cells(self, f: Planes) -> Tensor:

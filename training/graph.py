@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from training.networks.student import (
     CHANGE,
+    GAINS,
     GATE_GRID,
     GATE_MAX,
     MEMORY_RANGE,
@@ -40,7 +41,6 @@ PLANES = ("y", "uv")
 STATES = ("state", "state_added")  # of each plane: the frame before as it came, and what was added to it
 NOTHING = 128  # the code of 0 in the second
 MEANS = "state_scene"  # the mean activations of the frame before: the gate's, then the sharpener's
-A_BIAS = 64.0  # no layer's input comes near: what a scene may add to a bias without overflow in int32
 Array = NDArray[Any]
 Ranges = dict[str, tuple[float, float]]  # (low, high) of a layer's output
 Weights = dict[str, tuple[Array, Array]]
@@ -93,6 +93,9 @@ class Graph:
         self.made.add(output)
         return output
 
+    def split(self, x: str, sizes: str, parts: list[str], axis: int) -> None:
+        self.nodes.append(helper.make_node("Split", [x, sizes], parts, name=f"{parts[0]}_split", axis=axis))
+
     # SpaceToDepth and DepthToSpace, each as two transposes of contiguous rows: ONNX Runtime's own kernels
     # take up to five times as long on uint8, on one thread, which in a whole student is every tenth millisecond
 
@@ -103,7 +106,7 @@ class Graph:
     def unpack(self, x: str, grid: int, name: str) -> dict[str, str]:
         split = self.constant(np.array([grid * grid, grid * grid // 2], np.int64), f"split{grid}")
         parts = [f"{name}_{p}_blocks" for p in PLANES]
-        self.nodes.append(helper.make_node("Split", [x, split], parts, name=f"{name}_split", axis=1))
+        self.split(x, split, parts, axis=1)
         return {
             p: self._depth_to_space(part, p, grid, f"{name}_{p}")
             for p, part in zip(PLANES, parts, strict=True)
@@ -204,20 +207,26 @@ class FloatOps:
         return self.clip(self.graph.node("Add", [move, added], f"{name}_sum"), *MEMORY_RANGE, name)
 
     def conv(
-        self, x: str, layer: str, *, relu: bool, bias: str = "", stride: int = 1,
+        self, x: str, layer: str, *, relu: bool, gains: str = "", stride: int = 1,
         scale: float = 1.0, offset: float = 0.0, gate: bool = False,
     ) -> str:  # fmt: skip
-        """A convolution of (x - offset) * scale, then ReLU, or the clamp of the gate. `bias` is a tensor
-        (outputs,) in place of its own."""
-        weight, constant = self.weights[layer]
+        """A convolution of (x - offset) * scale, then ReLU, or the clamp of the gate. `gains` is a tensor
+        (outputs,) of factors."""
+        weight, bias = self.weights[layer]
         g = self.graph
         if offset:
             x = g.node("Sub", [x, self._scalar(offset, f"k{offset}")], f"{x}_{layer}_centred")
         inputs = [
             x,
             g.constant((weight * scale).astype(self.dtype), f"{layer}.weight"),
-            bias or g.constant(constant.astype(self.dtype), f"{layer}.bias"),
+            g.constant(bias.astype(self.dtype), f"{layer}.bias"),
         ]
+        if gains:  # into the weights, which are smaller than what comes out
+            column = g.node(
+                "Reshape", [gains, g.constant(np.array([-1, 1, 1, 1]), "column")], f"{layer}_column"
+            )
+            inputs[1] = g.node("Mul", [inputs[1], column], f"{layer}_weight")
+            inputs[2] = g.node("Mul", [inputs[2], gains], f"{layer}_bias")
         out = g.node("Conv", inputs, f"{layer}.linear" if relu or gate else layer, **_window(weight, stride))
         if gate:
             return self.clip(out, 0, GATE_MAX, layer)
@@ -323,35 +332,31 @@ class QuantOps:
         return self._binary("QLinearAdd", *parts, (MEMORY_STEP, NOTHING), name)
 
     def conv(
-        self, x: str, layer: str, *, relu: bool, bias: str = "", stride: int = 1,
+        self, x: str, layer: str, *, relu: bool, gains: str = "", stride: int = 1,
         scale: float = 1.0, offset: float = 0.0, gate: bool = False,
     ) -> str:  # fmt: skip
-        weight, constant = self.weights[layer]
+        weight, bias = self.weights[layer]
         g = self.graph
         step, zero = self.steps[x]
         step, zero = step * scale, zero + int(offset)
         w_step = np.maximum(np.abs(weight).max(axis=(1, 2, 3)), 1e-8) / WEIGHT_LEVELS
         # a bias of nearly dead weights fits int32 too
-        w_step = np.maximum(w_step, (A_BIAS if bias else np.abs(constant)) / (step * 2**30))
+        w_step = np.maximum(w_step, np.abs(bias) / (step * 2**30))
         q = np.round(weight / w_step[:, None, None, None]).astype(np.int8)
-        if bias:
-            codes = g.constant((1 / (step * w_step)).astype(np.float32), f"{layer}.codes")
-            rounded = g.node(
-                "Round", [g.node("Mul", [bias, codes], f"{layer}_bias_exact")], f"{layer}_bias_codes"
-            )
-            bias = g.node("Cast", [rounded], f"{layer}_bias_int32", to=TensorProto.INT32)
-        else:
-            bias = g.constant(np.round(constant / (step * w_step)).astype(np.int32), f"{layer}.bias")
+        b = np.round(bias / (step * w_step))
+        w_scale = g.constant(w_step.astype(np.float32), f"{layer}.step")
+        if gains:
+            w_scale = g.node("Mul", [gains, w_scale], f"{layer}_step")
         out = (GATE_MAX / 255, 0) if gate else self._range(layer, relu)
         self.steps[layer] = out
         inputs = [
             x,
             *self._q(step, zero),
             g.constant(q, f"{layer}.weight"),
-            g.constant(w_step.astype(np.float32), f"{layer}.step"),
+            w_scale,
             g.constant(np.zeros(len(weight), np.int8), f"{layer}.zero"),
             *self._q(*out),
-            bias,
+            g.constant(b.astype(np.int32), f"{layer}.bias"),
         ]
         return g.node("QLinearConv", inputs, layer, **_window(weight, stride))
 
@@ -392,10 +397,10 @@ def assemble(graph: Graph, ops: FloatOps | QuantOps, student: Student) -> None:
     config = student.config
     x = {p: ops.load(p) for p in PLANES}
     f = x
-    biases = scene_biases(graph, ops, student) if config.scene else {}
+    gains = scene_gains(graph, ops, student) if config.scene else {}
 
     def conv(x: str, layer: str, **how: Any) -> str:
-        return ops.conv(x, layer, bias=biases.get(layer, ""), **how)
+        return ops.conv(x, layer, gains=gains.get(layer, ""), **how)
 
     if config.temporal:
         d = {
@@ -426,18 +431,14 @@ def assemble(graph: Graph, ops: FloatOps | QuantOps, student: Student) -> None:
         graph.node("Concat", means, f"{MEANS}_out", axis=1)
 
 
-def scene_biases(graph: Graph, ops: FloatOps | QuantOps, student: Student) -> dict[str, str]:
-    """A tensor (outputs,) for the bias of each layer that the scene moves, from what the last frame left."""
+def scene_gains(graph: Graph, ops: FloatOps | QuantOps, student: Student) -> dict[str, str]:
+    """A tensor (outputs,) of gains for each layer that the scene multiplies, from what the last frame left."""
     parts = ["gate_seen", "look_seen"]
     sizes = graph.constant(np.array([student.config.gate, SCENE]), "seen")
-    graph.nodes.append(
-        helper.make_node("Split", [ops.load_means(MEANS), sizes], parts, name="seen_split", axis=1)
-    )
-    biases: dict[str, str] = {}
+    graph.split(ops.load_means(MEANS), sizes, parts, axis=1)
+    gains: dict[str, str] = {}
     for (name, layers), seen in zip(student.scenes().items(), parts, strict=True):
-        scene: Scene = student.get_submodule(name)  # type: ignore[assignment]
-        values = {n: t.detach().numpy() for n, t in scene.state_dict().items()}
-        values["bias.bias"] = values["bias.bias"] + np.concatenate([ops.weights[n][1] for n in layers])
+        values = {n: t.detach().numpy() for n, t in student.get_submodule(name).state_dict().items()}
 
         def dense(x: str, layer: str, name: str = name, values: dict[str, Array] = values) -> str:
             weight, bias = values[f"{layer}.weight"][..., 0, 0], values[f"{layer}.bias"]
@@ -447,16 +448,14 @@ def scene_biases(graph: Graph, ops: FloatOps | QuantOps, student: Student) -> di
             ]
             return graph.node("Gemm", [x, *constants], f"{name}.{layer}", transB=1)
 
-        rows = dense(graph.node("Relu", [dense(seen, "hidden")], f"{name}_hidden"), "bias")
-        flat = graph.node("Reshape", [rows, graph.constant(np.array([-1]), "flat")], f"{name}_flat")
-        biases |= {layer: f"{layer}_bias" for layer in layers}
-        split = graph.constant(np.array(list(layers.values())), f"{name}_layers")
-        graph.nodes.append(
-            helper.make_node(
-                "Split", [flat, split], [biases[n] for n in layers], name=f"{name}_split", axis=0
-            )
-        )
-    return biases
+        rows = dense(graph.node("Relu", [dense(seen, "hidden")], f"{name}_hidden"), "gain")
+        ends = [graph.constant(np.array(end, ops.dtype), f"gain{end}") for end in GAINS]
+        within = graph.node("Clip", [rows, *ends], f"{name}_within")
+        flat = graph.node("Reshape", [within, graph.constant(np.array([-1]), "flat")], f"{name}_flat")
+        gains |= {layer: f"{layer}_gains" for layer in layers}
+        outputs = graph.constant(np.array(list(layers.values())), f"{name}_layers")
+        graph.split(flat, outputs, [gains[n] for n in layers], axis=0)
+    return gains
 
 
 def build_model(

@@ -124,16 +124,18 @@ class FloatTwin:
         self.inference_ms: float | None = None
 
     def __call__(self) -> None:
-        frame, planes = self._frames.next(), self._planes
-        planes.take(frame)
-        for name, array in planes.inputs.items():
+        self._planes.take(self._frames.next(), self._infer)
+        self._infer()
+        self._planes.give(self._frames.out)
+
+    def _infer(self) -> None:
+        for name, array in self._planes.inputs.items():
             bind(self._binding.bind_input, name, array)
-        for name, array in planes.outputs.items():
+        for name, array in self._planes.outputs.items():
             bind(self._binding.bind_output, name, array)
         start = time.perf_counter_ns()
         self._session.run_with_iobinding(self._binding)
         self.inference_ms = (time.perf_counter_ns() - start) / 1e6
-        planes.give(self._frames.out)
 
     def close(self) -> None:
         del self._session, self._binding
@@ -164,19 +166,23 @@ class Planes:
             self.inputs[state.input], self.outputs[state.output] = (np.zeros(shape, dtype) for _ in range(2))
         self._fresh = True
 
-    def take(self, frame: Frame) -> None:
-        """The frame's planes as inputs, and the last outputs as the state."""
+    def take(self, frame: Frame, infer: Callable[[], None]) -> None:
+        """The frame's planes as inputs, and the last outputs as the state; what the first frame as a whole tells
+        is known when `infer` has run."""
         for name, plane in (("y", frame.y), ("uv", frame.uv)):
             np.copyto(self.inputs[name][..., : plane.shape[2], : plane.shape[3]], plane)
-        for state in self._states:
-            if self._fresh:
+        carried = self._states
+        if self._fresh:
+            self._fresh, carried = False, tuple(state for state in self._states if state.whole)
+            for state in self._states:
                 number = state.initial if self._codes else 0
                 start = self.inputs[state.initial] if isinstance(state.initial, str) else number
                 self.inputs[state.input][...] = start
-            else:
-                given, taken = self.outputs[state.output], self.inputs[state.input]
-                self.inputs[state.input], self.outputs[state.output] = given, taken
-        self._fresh = False
+            if carried:
+                infer()
+        for state in carried:
+            given, taken = self.outputs[state.output], self.inputs[state.input]
+            self.inputs[state.input], self.outputs[state.output] = given, taken
 
     def give(self, out: Frame) -> None:
         """The outputs, rounded and clipped, as the planes of `out`."""
@@ -219,14 +225,16 @@ class InOpenVINO:
         self.inference_ms: float | None = None
 
     def __call__(self) -> None:
-        planes = self._planes
-        planes.take(self._frames.next())
-        for name, array in (planes.inputs | planes.outputs).items():
+        self._planes.take(self._frames.next(), self._infer)
+        self._infer()
+        self._planes.give(self._frames.out)
+
+    def _infer(self) -> None:
+        for name, array in (self._planes.inputs | self._planes.outputs).items():
             self._request.set_tensor(name, self._tensor(array, shared_memory=True))
         start = time.perf_counter_ns()
         self._request.infer()
         self.inference_ms = (time.perf_counter_ns() - start) / 1e6
-        planes.give(self._frames.out)
 
     def close(self) -> None:
         del self._request

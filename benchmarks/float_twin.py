@@ -19,7 +19,7 @@ from sharpcam.errors import ModelError
 
 Twin = Literal["yuv420", "rgb"]
 
-_UNCHANGED = ("Reshape", "Transpose", "Concat", "Split", "Shape", "Div", "Identity")
+_UNCHANGED = ("Reshape", "Transpose", "Concat", "Split", "Shape", "Div", "Identity", "Gemm", "Relu", "Clip")
 _PLANES = {"y": [1, 1, "H", "W"], "uv": [1, 2, "H/2", "W/2"]}
 
 # ITU-R BT.601, limited range, from RGB in 0..1
@@ -63,7 +63,12 @@ class _Twin:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
         self.steps = {port.name: _Steps(1.0, 0) for port in graph.input if _is_plane(port)}
+        self.gains: dict[
+            str, tuple[str, str]
+        ] = {}  # of a product, its factors: a layer's gains, its weights' scales
         for node in graph.node:  # a state that is no picture means what its reader takes it for
+            if node.op_type == "DequantizeLinear":
+                self.steps[node.input[0]] = self._meaning(*node.input[1:])
             for place in (0, 3) if node.op_type == "QLinearAdd" else ():
                 if node.input[place].startswith("state_added_"):
                     self.steps[node.input[place]] = self._meaning(*node.input[place + 1 : place + 3])
@@ -81,6 +86,14 @@ class _Twin:
             self._add(node)
         elif node.op_type == "QLinearMul":
             self._multiply(node)
+        elif node.op_type == "QLinearGlobalAveragePool":
+            a, a_scale, a_zero, *told = node.input
+            a = self._scaled(a, self._meaning(a_scale, a_zero), node.output[0])
+            self._given(node.output[0], self._meaning(*told), "GlobalAveragePool", [a])
+        elif node.op_type == "DequantizeLinear":
+            self._node("Identity", [node.input[0]], node.output[0])
+        elif node.op_type == "Mul" and node.input[1] in self.values and node.input[0].endswith("_gains"):
+            self.gains[node.output[0]] = node.input[0], node.input[1]
         elif node.op_type == "Mul" and "strength" in node.input:
             (other,) = (name for name in node.input if name != "strength")
             self.values[node.output[0]] = self.values[other]
@@ -100,6 +113,7 @@ class _Twin:
 
     def _conv(self, node: onnx.NodeProto) -> None:
         x, x_scale, x_zero, weight, w_scale, _, y_scale, y_zero, bias = node.input
+        gains, w_scale = self.gains.get(w_scale, ("", w_scale))
         read = self._meaning(x_scale, x_zero)
         x, ratio = self._centred(x, read, node.output[0])
         steps = self.values[w_scale].astype(np.float64)
@@ -109,6 +123,10 @@ class _Twin:
             self._constant(weight, kernel),
             self._constant(bias, self.values[bias] * steps * read.scale),
         ]
+        if gains:
+            column = self._node("Reshape", [gains, self._whole("column", [-1, 1, 1, 1])], f"{weight}_column")
+            inputs[1] = self._node("Mul", [inputs[1], column], f"{weight}_times")
+            inputs[2] = self._node("Mul", [inputs[2], gains], f"{bias}_times")
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         self._given(node.output[0], self._meaning(y_scale, y_zero), "Conv", inputs, **attributes)
 

@@ -18,7 +18,7 @@ Array = NDArray[Any]
 
 
 def qdq_form(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model`, with inputs and outputs as they are, its QLinearConv, QLinearAdd and QLinearMul written as QDQ.
+    """`model`, with inputs and outputs as they are, its quantised operations written as QDQ.
 
     The numbers are the same but for rounding. Raises ModelError for another operation of Microsoft's.
     """
@@ -28,6 +28,8 @@ def qdq_form(model: onnx.ModelProto) -> onnx.ModelProto:
             new.conv(node)
         elif node.op_type in ("QLinearAdd", "QLinearMul"):
             new.binary(node, node.op_type.removeprefix("QLinear"))
+        elif node.op_type == "QLinearGlobalAveragePool":
+            new.pool(node)
         elif node.domain:
             raise ModelError(f"operation {node.op_type} ({node.domain}) has no QDQ form here")
         else:
@@ -40,11 +42,14 @@ class _Rewriter:
         self._model = model
         self._values = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
         self._made: dict[str, onnx.TensorProto] = {}
+        # steps that are computed: gains (n,) times what is known beforehand
+        self._products = {n.output[0]: n.input for n in model.graph.node if n.op_type == "Mul"}
         self.nodes: list[onnx.NodeProto] = []
 
     def conv(self, node: onnx.NodeProto) -> None:
         x, x_step, x_zero, w, w_step, w_zero, y_step, y_zero, *bias = node.input
         y = node.output[0]
+        gains, w_step = self._products.get(w_step, ("", w_step))
         inputs = [
             self._real(x, x_step, x_zero),
             self._node("DequantizeLinear", [w, w_step, w_zero], f"{y}.real_weight", axis=0),
@@ -54,7 +59,17 @@ class _Rewriter:
             inputs.append(self._constant(self._values[bias[0]] * step, f"{y}.real_bias"))
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         result = self._node("Conv", inputs, f"{y}.real", **attributes)
+        if gains:  # of the result, so that the weights stay known beforehand
+            self._made["column"] = numpy_helper.from_array(np.array([1, -1, 1, 1]), "column")
+            column = self._node("Reshape", [gains, "column"], f"{y}.gains")
+            result = self._node("Mul", [result, column], f"{y}.times")
         self._node("QuantizeLinear", [result, y_step, y_zero], y)
+
+    def pool(self, node: onnx.NodeProto) -> None:
+        x, x_step, x_zero, *step = node.input
+        y = node.output[0]
+        result = self._node("GlobalAveragePool", [self._real(x, x_step, x_zero)], f"{y}.real")
+        self._node("QuantizeLinear", [result, *step], y)
 
     def binary(self, node: onnx.NodeProto, op: str) -> None:
         a, a_step, a_zero, b, b_step, b_zero, y_step, y_zero = node.input

@@ -57,10 +57,14 @@ class Network:
         self._picture, *states = (port.name for port in session.get_inputs())
         self._outputs = [port.name for port in session.get_outputs()]
         self._memory = {name: f"{name}_out" for name in states}
+        shapes = {port.name: port.shape for port in session.get_inputs() if port.name in states}
+        # what a student remembers of the whole frame
+        self._scenes = {name: s for name, s in shapes.items() if all(isinstance(side, int) for side in s)}
         self._states: dict[str, Any] = {}
 
     def start(self, bgr: Picture) -> None:
-        """The states of a student begin as the planes of the first frame and as nothing added to them."""
+        """The states of a student begin as the planes of the first frame, as nothing added to them, and as what
+        the first frame as a whole tells."""
         height, width = bgr.shape[:2]
         planes = cv2.cvtColor(bgr, cv2.COLOR_BGR2YUV_I420).astype(np.float32)
         first = {
@@ -68,7 +72,11 @@ class Network:
             "state_uv": planes[height:].reshape(1, 2, height // 2, width // 2),
         }
         first |= {name.replace("state_", "state_added_"): np.zeros_like(p) for name, p in first.items()}
+        first |= {name: np.zeros(shape, np.float32) for name, shape in self._scenes.items()}
         self._states = {name: first[name] for name in self._memory}
+        if self._scenes:
+            self(to_float(bgr))
+            self._states |= {name: first[name] for name in self._memory if name not in self._scenes}
 
     def __call__(self, rgb: NDArray[np.float32]) -> NDArray[np.float32]:
         results: list[Any] = self._session.run(self._outputs, {self._picture: rgb, **self._states})

@@ -58,10 +58,15 @@ def floats(plane: Any) -> Any:
     return plane.astype(np.float32)
 
 
-def fresh(twin: ort.InferenceSession, planes: dict[str, Any]) -> dict[str, Any]:
-    """What a twin remembers before its first frame: that frame, and nothing added to it."""
-    names = [i.name for i in twin.get_inputs() if i.name.startswith("state_")]
-    return {n: planes[n.rpartition("_")[2]] * (0 if "added" in n else 1) for n in names}
+def fresh(
+    twin: ort.InferenceSession, planes: dict[str, Any], pictures: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a twin remembers before its first frame: that frame, nothing added to it, and its scene. `pictures`
+    are what it takes, if not `planes`."""
+    shapes = {i.name: i.shape for i in twin.get_inputs() if i.name.startswith("state_")}
+    scene = {n: np.zeros(shape, np.float32) for n, shape in shapes.items() if n == "state_scene"}
+    state = {n: planes[n.rpartition("_")[2]] * (0 if "added" in n else 1) for n in shapes if n not in scene}
+    return state | {n: step(twin, pictures or planes, state | scene)[-1][n] for n in scene}
 
 
 def step(twin: ort.InferenceSession, pictures: dict[str, Any], state: dict[str, Any]) -> list[Any]:
@@ -88,7 +93,7 @@ def test_rgb_comes_out_as_from_the_uint8_graph(shipped: Path, clip: Any) -> None
     for soft, sharp in zip(*clip, strict=True):
         before, after = to_rgb(soft), to_rgb(sharp)
         rgb = np.ascontiguousarray(floats(before).transpose(2, 0, 1)[None] / 255)
-        state = state or fresh(twin, {"y": floats(soft.y), "uv": floats(soft.uv)})
+        state = state or fresh(twin, {"y": floats(soft.y), "uv": floats(soft.uv)}, {"rgb": rgb})
         picture, state = step(twin, {"rgb": rgb}, state)
         assert picture.shape == rgb.shape
         assert 0 <= picture.min() < 0.2
@@ -137,8 +142,9 @@ def test_what_the_trainer_exports_now_has_a_twin(tmp_path: Path) -> None:
     from training.networks.student import Student, StudentConfig
 
     torch.manual_seed(1)
-    student = Student(StudentConfig(32, 2, 4)).eval()
-    torch.nn.init.normal_(student.tail.weight, 0, 0.01)
+    student = Student(StudentConfig(32, 2, 4, scene=True)).eval()
+    for weight in (student.tail.weight, student.scene.gain.weight, student.gate_scene.gain.weight):
+        torch.nn.init.normal_(weight, 0, 0.01 if weight is student.tail.weight else 0.3)
     student.quantize_weights()
     clip = np.random.default_rng(0).integers(60, 180, (2, 96, 64), np.uint8)
     path = tmp_path / "model.onnx"
@@ -151,15 +157,19 @@ def test_what_the_trainer_exports_now_has_a_twin(tmp_path: Path) -> None:
     }
     added = {f"state_added_{name}": np.random.default_rng(1).integers(118, 139, shape, np.uint8)
              for name, shape in shapes.items()}  # fmt: skip
+    added["state_scene"] = np.random.default_rng(2).integers(0, 200, (1, 64, 1, 1), np.uint8)
     shipped = session(onnx.load(str(path)))
     names = [o.name for o in shipped.get_outputs()]
     exact = shipped.run(names, pictures | added | {"strength": np.array(1, np.float32)})
     twin = session(float_twin(path, "yuv420"))
-    levels = {name: (floats(codes) - 128) / 4 for name, codes in added.items()}
+    levels = {n: floats(c) / 128 if n == "state_scene" else (floats(c) - 128) / 4 for n, c in added.items()}
     inexact = twin.run(names, {name: floats(plane) for name, plane in pictures.items()} | levels)
     for name, ours, theirs in zip(names, exact, inexact, strict=True):
         if "added" in name:
             ours = (floats(ours) - 128) / 4
+        if "scene" in name:
+            ours = floats(ours) / 128
+            assert np.abs(ours - theirs).max() < 0.05 < theirs.std()
         assert np.abs(ours - theirs).mean() < 0.8, f"{name}: rounding is all that may differ"
         if not name.startswith("state_"):
             assert np.abs(pictures[name.removesuffix("_out")] - theirs).mean() > 3, (

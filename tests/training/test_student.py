@@ -390,10 +390,10 @@ def test_the_shipped_size_is_pinned() -> None:
     """Who changes these changes what users' machines have to do."""
     options = load_recipe("sharpcam").network.options
     student = Student(StudentConfig(**options))
-    assert options == {"channels": 48, "depth": 3, "grid": 4, "gate": 32}
-    assert student.parameter_count() == 80248
-    assert student.macs_per_pixel() == 4272.0
-    assert student.describe() == {**options, "temporal": True, "scene": False}
+    assert options == {"channels": 48, "depth": 3, "grid": 4, "gate": 32, "scene": True}
+    assert student.parameter_count() == 102968
+    assert student.macs_per_pixel() == 4320.0
+    assert student.describe() == {**options, "temporal": True}
 
 
 def test_weights_have_the_names_that_checkpoints_know() -> None:

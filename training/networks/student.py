@@ -14,12 +14,18 @@
                                                                             |
                                                    residual r ---- f + strength * r ----> y_out, uv_out
 
+      of the last frame as a whole ---- gains for the channels of both halves
+      means of the gate's first channels, and of some that look at a quarter of f ----> of this frame as a whole
+
 The first half is a motion-gated recursive filter: where a pixel has not changed but for noise, g is high and
 the new frame moves only a little from the old (the fusion stage of EMVD, Maggioni et al., CVPR 2021, with a
 learned gate per pixel in place of its learned transform). Its memory is in quarters of a grey level: in whole
 ones a pixel that should move a little would not move at all, and noise would freeze instead of vanishing. The
 second half sharpens what the first has calmed.
 Strength multiplies everything that is added, so strength 0 is the input bit for bit.
+
+A few pixels do not tell a soft lens from a soft thing, nor noise from what moves; a whole frame does. So the means
+of some activations, in 8 bits each, become gains for the channels of the next frame (`Scene`).
 
 Planes are unshuffled (Shi et al., 2016) so that convolutions have the 32 channels at which int8 kernels are
 fast: by 4 for the sharpener (16 of luma + 8 of chroma), by 8 for the gate, which needs no detail (64 + 32).

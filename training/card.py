@@ -98,6 +98,7 @@ def write_manifest(folder: Path, network: nn.Module, recipe: Recipe, content: di
 def _student_facts(student: Student) -> dict[str, Any]:
     config = student.config
     kind = "recurrent: motion-gated noise filter, then sharpener" if config.temporal else "still"
+    kind += ", with gains from the whole frame" if config.scene else ""
     multiple = math.lcm(config.grid, GATE_GRID if config.temporal else 2)
     return {
         "layout": "yuv420",
@@ -166,6 +167,8 @@ def _what(manifest: dict[str, Any], pictures: bool) -> str:
         if manifest.get("state")
         else " Every frame stands for itself;"
     )
+    if any(s["input"] == MEANS for s in manifest.get("state", ())):
+        state = state[:-1] + ", and what that frame as a whole told of the camera: how soft, how noisy;"
     return (
         "A student network that sharpens webcam pictures for `sharpcam`. It takes and gives I420 planes as"
         f" they are (uint8 in, uint8 out), everything between lies in the graph.{state} strength 0 gives the"

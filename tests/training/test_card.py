@@ -35,7 +35,7 @@ from training.networks.student import Student, StudentConfig
 from training.recipe import Network, Recipe, load_recipe
 
 SHARED_NOTES = Path(training.__file__).parent / "data_notes" / "shared.toml" if training.__file__ else Path()
-OPTIONS = {"channels": 32, "depth": 0, "grid": 4, "gate": 16}
+OPTIONS = {"channels": 32, "depth": 0, "grid": 4, "gate": 16, "scene": True}
 RECIPE = load_recipe("sharpcam", {"network.options": OPTIONS, "train.steps": 40, "loss.edge": 0.25})
 DATA = {
     "folders": {"photos": 109, "video": 18},

@@ -89,7 +89,8 @@ class Engine:
 
         `model` is a name, "auto", or a path (see `sharpcam.models.find_model`). `provider` "cuda" must be
         had; "auto" takes CUDA where it runs and else the CPU, with one line in the log. `threads` is for the
-        CPU: all cores but one when None. Without `temporal` every frame is sharpened on its own.
+        CPU: all cores but one when None. Without `temporal` no frame is mixed with the ones before, which then
+        tell only of the scene as a whole.
 
         Raises ModelError, ProviderUnavailable, FormatMismatch, ConfigError.
         """
@@ -301,17 +302,24 @@ class Engine:
         self.workers_cpu_ns = times.workers_cpu_ns
 
     def _reset_if_cut(self, frame: Frame) -> None:
-        """Starts the state afresh when asked, after a gap in time or numbering, or in another scene."""
+        """Starts the state afresh when asked, after a gap in time or numbering, or in another scene.
+
+        What is known of the scene outlives gaps. A machine too slow for its camera leaves one after every frame:
+        to run each of them twice for it would keep the machine too slow.
+        """
         if self._bound is None or not self.model.state:
             return
         glance = Glance(frame)
         last, self._last = self._last, glance
         asked, self._reset_asked = self._reset_asked, False
-        another = asked or last is None or glance.is_another_scene(last)
-        if another or not self.temporal:
-            self._bound.reset(scene=another)
-            self._scene_known = not another
-            self.resets += 1
+        if asked or last is None or glance.is_another_scene(last):
+            self._bound.reset()
+            self._scene_known = False
+        elif not self.temporal or glance.is_after_a_gap(last):
+            self._bound.reset(scene=False)
+        else:
+            return
+        self.resets += 1
 
     def allocate(self, shape: tuple[int, int], dtype: type[np.uint8] = np.uint8) -> NDArray[np.uint8]:
         """Memory for a frame, as `numpy.empty` gives it, from which it goes to the model fastest: pinned where

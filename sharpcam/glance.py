@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from sharpcam.frame import Frame
 
-# the state is of no use after such a gap: half a second of a talking head is another picture. Time in which
-# the engine itself was at work is no gap: a file's next frame waits for it, however slow the model is
+# where things were is of no use after such a gap: half a second of a talking head is another picture. Time in
+# which the engine itself was at work is no gap: a file's next frame waits for it, however slow the model is
 MAX_GAP_NS = 500_000_000
 MAX_GAP_FRAMES = 5
 # mean absolute luma change, in grey levels, between one frame and the next that only another scene brings:
@@ -32,9 +32,17 @@ class Glance:
         step = max(1, frame.height // _ROWS)
         self.rows: NDArray[np.uint8] = frame.y[0, 0, step // 2 :: step].copy()
 
+    def is_after_a_gap(self, last: Glance) -> bool:
+        """Whether so much is missing in between that pixels are elsewhere by now."""
+        return (
+            self.sequence - last.sequence > MAX_GAP_FRAMES
+            or self.time_ns > max(last.time_ns, last.done_ns) + MAX_GAP_NS
+        )
+
     def is_another_scene(self, last: Glance) -> bool:
-        return not (
-            0 <= self.sequence - last.sequence <= MAX_GAP_FRAMES
-            and last.time_ns <= self.time_ns <= max(last.time_ns, last.done_ns) + MAX_GAP_NS
-            and cv2.norm(self.rows, last.rows, cv2.NORM_L1) <= SCENE_CUT * self.rows.size
+        """Whether it shows something else, or counts anew."""
+        return (
+            self.sequence < last.sequence
+            or self.time_ns < last.time_ns
+            or cv2.norm(self.rows, last.rows, cv2.NORM_L1) > SCENE_CUT * self.rows.size
         )

@@ -22,9 +22,9 @@ A model is a folder `NAME/` with `model.onnx`, `model.toml` and `CARD.md`. The m
     [[state]]                     # carried from frame to frame; none for a still model
     input = "state"
     output = "state_out"
-    shape = [1, 96, "H/8", "W/8"] # "H" and "W" are the padded frame's sides. A state without them is of the whole
-                                  # frame: tiles have the mean of theirs, and the first frame of a scene runs
-                                  # twice, so that it knows its own
+    shape = [1, 96, "H/8", "W/8"] # "H" and "W" are the padded frame's sides. A state of one pixel, 1, 1, is of
+                                  # the whole frame: tiles have the mean of theirs, and the first frame of a
+                                  # scene runs twice, so that it knows its own
     dtype = "uint8"
     initial = 0                   # or the name of an input: the state starts as what that input is given
 
@@ -97,7 +97,7 @@ class State(_Strict):
     @property
     def whole(self) -> bool:
         """Whether it speaks of the frame as a whole."""
-        return all(isinstance(side, int) for side in self.shape)
+        return self.shape[-2:] == (1, 1)
 
 
 class TrainingData(_Strict):
@@ -194,7 +194,7 @@ class Manifest(_Strict):
             if not (fits or state.whole):
                 raise ValueError(
                     f"state {state.input} of a model with a halo has sides H and W, over divisors of {step}, or"
-                    " neither"
+                    " is one pixel"
                 )
         return self
 

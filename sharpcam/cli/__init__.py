@@ -146,7 +146,7 @@ def run(
     frames: Annotated[int | None, typer.Option(min=1, help="End after so many frames.")] = None,
     duration: Annotated[float | None, typer.Option(min=0.001, help="End after so many seconds.")] = None,
     no_temporal: Annotated[
-        bool, typer.Option("--no-temporal", help="Sharpen every frame on its own.")
+        bool, typer.Option("--no-temporal", help="Mix no frame with the ones before.")
     ] = False,
     split: Annotated[bool, typer.Option("--split", help="Left half before, right half after.")] = False,
     mirror: Annotated[bool, typer.Option("--mirror", help="Left and right change places.")] = False,

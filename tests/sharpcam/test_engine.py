@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tiny_models import (
     DELAY_STATE,
     SCENE_STATE,
     STATE_INITIAL,
+    YUV_STATE,
     delay_graph,
     rgb_graph,
     scene_graph,
@@ -114,6 +116,60 @@ def test_the_first_frame_of_a_scene_knows_the_whole_of_it(
     for frame, mean in zip(frames, known, strict=True):
         assert np.array_equal(out_of(engine, frame).y, around(frame, mean))
     assert engine.resets == (2 if temporal else 4)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Engine:
+    return load(write_model(tmp_path / "scene", scene_graph(), SCENE_STATE))
+
+
+@pytest.fixture
+def alike(picture: Picture) -> list[Frame]:
+    """Frames of one scene, each 10 grey levels brighter than the last."""
+    frames = [picture(seed=i, sequence=i) for i in range(4)]
+    for i, frame in enumerate(frames):
+        frame.y[:] = frame.y // 8 + 40 + 10 * i
+    return frames
+
+
+def test_the_scene_is_known_after_a_gap(scene: Engine, alike: list[Frame]) -> None:
+    """A machine that loses frames because it is slow would lose yet more if it ran each of the others twice."""
+    for i, frame in enumerate(alike):
+        frame.sequence = 10 * i
+        assert np.array_equal(out_of(scene, frame).y, around(frame, mean_of(alike[max(0, i - 1)])))
+    assert scene.resets == 4, "but nothing else is"
+    alike[0].sequence = 0  # another clip
+    assert np.array_equal(out_of(scene, alike[0]).y, around(alike[0], mean_of(alike[0])))
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_scene_begins_again_after_a_failure(
+    scene: Engine, alike: list[Frame], monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """Whichever of the two runs of a first frame it was that failed."""
+    run, runs = HostBinding.run, 0
+
+    def fails_once(*arguments: Any) -> None:
+        nonlocal runs
+        runs += 1
+        if runs == failing:
+            raise RuntimeError("out of memory")
+        run(*arguments)
+
+    monkeypatch.setattr(HostBinding, "run", fails_once)
+    with pytest.raises(ModelError, match="out of memory"):
+        out_of(scene, alike[0])
+    assert np.array_equal(out_of(scene, alike[1]).y, around(alike[1], mean_of(alike[1])))
+    assert np.array_equal(out_of(scene, alike[2]).y, around(alike[2], mean_of(alike[1])))
+    assert runs == failing + 3
+
+
+def test_a_scene_begins_again_after_strength_zero(scene: Engine, alike: list[Frame]) -> None:
+    out_of(scene, alike[0])
+    scene.strength = 0.0
+    out_of(scene, alike[1])
+    scene.strength = 1.0
+    assert np.array_equal(out_of(scene, alike[2]).y, around(alike[2], mean_of(alike[2])))
 
 
 def test_state_cannot_start_as_an_input_of_another_shape(tmp_path: Path) -> None:
@@ -241,6 +297,14 @@ def test_strength_out_of_range(yuv_model: Path, strength: float) -> None:
 def test_without_temporal_every_frame_is_the_first(yuv_model: Path, picture: Picture) -> None:
     engine = load(yuv_model, temporal=False)
     for i in range(3):
+        frame = picture(seed=i, sequence=i)
+        assert same(out_of(engine, frame), expected(frame.buffer, STATE_INITIAL))
+
+
+def test_a_state_of_fixed_sides_is_of_pixels(tmp_path: Path, picture: Picture) -> None:
+    fixed = YUV_STATE.replace('"H/8", "W/8"', "6, 8") + f"initial = {STATE_INITIAL}\n"
+    engine = load(write_model(tmp_path / "fixed", yuv_graph(), fixed, strength_input=True), temporal=False)
+    for i in range(2):
         frame = picture(seed=i, sequence=i)
         assert same(out_of(engine, frame), expected(frame.buffer, STATE_INITIAL))
 

@@ -389,6 +389,7 @@ def test_cpu_time_of_all_threads_is_told(shipped: Model, load: Load) -> None:
         ({"halo": 8, "layout": "rgb", "precision": "float32"}, "", "yuv420"),
         ({"halo": 8}, YUV_STATE.replace('"H/8", "W/8"', '"H/16", "W/16"'), "state"),
         ({"halo": 8}, YUV_STATE.replace('"H/8", "W/8"', '"H/8", 1'), "state"),
+        ({"halo": 8}, YUV_STATE.replace('"H/8", "W/8"', "6, 8"), "state"),  # of a model with fixed sides
     ],
 )
 def test_halos_that_cannot_be(tmp_path: Path, fields: dict[str, object], state: str, message: str) -> None:

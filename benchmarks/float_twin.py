@@ -63,9 +63,8 @@ class _Twin:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
         self.steps = {port.name: _Steps(1.0, 0) for port in graph.input if _is_plane(port)}
-        self.gains: dict[
-            str, tuple[str, str]
-        ] = {}  # of a product, its factors: a layer's gains, its weights' scales
+        # of a product, its factors: a layer's gains, its weights' scales
+        self.gains: dict[str, tuple[str, str]] = {}
         for node in graph.node:  # a state that is no picture means what its reader takes it for
             if node.op_type == "DequantizeLinear":
                 self.steps[node.input[0]] = self._meaning(*node.input[1:])

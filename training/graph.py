@@ -2,7 +2,8 @@
 
 `assemble` writes the student's graph once, through an `Ops` object that knows the arithmetic: `FloatOps` in
 float32 or float16 with casts at the ends, `QuantOps` as the fully quantised graph (QLinearConv, QLinearAdd,
-QLinearMul) whose tensors are uint8 from the first to the last, which is what runs at the int8 peak of a CPU.
+QLinearMul) whose tensors of a picture's size are all uint8, which is what runs at the int8 peak of a CPU. What
+it knows of the scene, some hundred numbers a frame, becomes gains in float32.
 
 Weights are per output channel and use 7 of their 8 bits, because processors without VNNI add pairs of uint8 x
 int8 products in 16 bits, which 8-bit weights overflow: so every machine gives the same picture.

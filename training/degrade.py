@@ -212,6 +212,7 @@ class Webcam:
     drift: float = 0.0  # how much blur and noise wander within a clip
     encoded: bool = False  # blur and scale gamma-encoded values, as much software and most simulators do
     grain: float = 0.0  # noise on encoded values, at white; half of it at black
+    grey: bool = False  # the grain is of brightness alone: the camera has smoothed colours
 
 
 def sample_webcam(rng: np.random.Generator, identity: float = 0.05) -> Webcam:
@@ -259,7 +260,8 @@ def sample_webcam(rng: np.random.Generator, identity: float = 0.05) -> Webcam:
     if rng.random() < 0.15:
         grain = float(np.exp(rng.uniform(np.log(0.006), np.log(0.05))))
         jpeg = max(w.jpeg, 80) if rng.random() < 0.5 else 0
-        w = replace(w, scale=1.0, smear_color=0.0, temporal=0.0, grain=grain, jpeg=jpeg)
+        grey = bool(rng.random() < 0.5)
+        w = replace(w, scale=1.0, smear_color=0.0, temporal=0.0, grain=grain, grey=grey, jpeg=jpeg)
     if rng.random() < 0.06:
         w = replace(
             w,
@@ -321,7 +323,8 @@ def _expose(frame: Image, webcam: Webcam, wander: float, rng: np.random.Generato
     image = linear if webcam.encoded else to_gamma(linear)
     if webcam.grain:
         sigma = np.float32(webcam.grain * wander) * (0.5 + 0.5 * np.sqrt(np.maximum(image, 0)))
-        noise = rng.standard_normal(image.shape, dtype=np.float32)
+        channels = 1 if webcam.grey else 3
+        noise = rng.standard_normal((*image.shape[:2], channels), dtype=np.float32)
         image = np.asarray(image + sigma * noise, np.float32)
     return np.asarray(np.clip(image, 0, 1), np.float32)
 

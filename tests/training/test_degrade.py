@@ -263,6 +263,15 @@ def test_perfect_cameras_leave_every_pixel() -> None:
     assert np.stack(out) == pytest.approx(np.stack(clip), abs=1e-5)
 
 
+def test_grey_grain_is_of_brightness_alone() -> None:
+    for grey in (False, True):
+        webcam = Webcam(grain=0.04, grey=grey)
+        (out,) = degrade.degrade_clip([flat(0.4, 0.4, 0.4)], webcam, np.random.default_rng(0))
+        assert out[..., 0].std() > 0.02
+        assert (out[..., 0] - out[..., 2]).std() == pytest.approx(0, abs=1e-5) or not grey
+        assert (out[..., 0] - out[..., 2]).std() > 0.02 or grey
+
+
 def test_grain_grows_with_brightness_on_encoded_values() -> None:
     for level in (0.25, 0.64):
         image = flat(level, level, level, height=128, width=128)

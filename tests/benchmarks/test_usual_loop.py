@@ -90,29 +90,30 @@ def test_it_shows_what_sharpcam_shows(twin: Path) -> None:
 
 class Port:
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name, self.shape = name, [1, 5, 1, 1] if name == "state_scene" else [1, 1, "H", "W"]
 
 
 class Echo:
     """A network whose states grow by one every time, and which remembers what it was given."""
 
-    def __init__(self) -> None:
+    def __init__(self, *states: str) -> None:
+        self.states = states
         self.given: list[dict[str, Any]] = []
 
     def get_inputs(self) -> list[Port]:
-        return [Port(name) for name in ("rgb", "state_y", "state_uv")]
+        return [Port(name) for name in ("rgb", *self.states)]
 
     def get_outputs(self) -> list[Port]:
-        return [Port(name) for name in ("rgb_out", "state_uv_out", "state_y_out")]
+        return [Port(f"{name}_out") for name in ("rgb", *reversed(self.states))]
 
     def run(self, names: list[str], feeds: dict[str, Any]) -> list[Any]:
         self.given.append(feeds)
-        results = {"rgb_out": feeds["rgb"] * 2} | {f"{n}_out": feeds[n] + 1 for n in ("state_y", "state_uv")}
+        results = {"rgb_out": feeds["rgb"] * 2} | {f"{n}_out": feeds[n] + 1 for n in self.states}
         return [results[name] for name in names]
 
 
 def test_states_go_from_frame_to_frame() -> None:
-    echo = Echo()
+    echo = Echo("state_y", "state_uv")
     network = Network(echo)  # type: ignore[arg-type]
     network.start(np.full((4, 8, 3), 128, np.uint8))
     rgb = np.ones((1, 3, 4, 8), np.float32)
@@ -122,6 +123,18 @@ def test_states_go_from_frame_to_frame() -> None:
     assert [feeds["state_uv"].mean() for feeds in echo.given] == [128, 129, 130]
     assert echo.given[0]["state_y"].shape == (1, 1, 4, 8)
     assert echo.given[0]["state_uv"].shape == (1, 2, 2, 4)
+
+
+def test_the_first_frame_runs_twice_for_the_scene() -> None:
+    echo = Echo("state_y", "state_scene")
+    network = Network(echo)  # type: ignore[arg-type]
+    picture = np.full((4, 8, 3), 128, np.uint8)
+    network.start(picture)
+    for _ in range(2):
+        network(to_float(picture))
+    assert [feeds["state_scene"].mean() for feeds in echo.given] == [0, 1, 2]
+    assert [feeds["state_y"].mean() for feeds in echo.given] == [126, 126, 127]
+    assert echo.given[0]["state_scene"].shape == (1, 5, 1, 1)
 
 
 def test_the_meter_leaves_nothing_out() -> None:

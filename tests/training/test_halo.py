@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sharpcam.manifest import Layout
 from sharpcam.models import bundled_folder, read_manifest
 from training.export import calibrate, session
-from training.graph import build_model
+from training.graph import MEANS, build_model
 from training.halo import halo
 from training.networks.student import GATE_GRID, Student, StudentConfig
 
@@ -29,6 +29,7 @@ CONFIGS = [
     StudentConfig(depth=3, gate=16),
     StudentConfig(channels=64, depth=1, grid=8, gate=16),
     StudentConfig(depth=1, grid=16, gate=16),
+    StudentConfig(depth=1, gate=16, scene=True),
     STILL,
     StudentConfig(depth=2, grid=2, temporal=False),
 ]
@@ -52,17 +53,24 @@ def open_student(config: StudentConfig, signed: bool = False) -> Student:
 
 
 class Looker:
-    """Runs one frame through a graph and gives what comes out for a block in the middle, as one row."""
+    """Runs one frame through a graph and gives what comes out for a block in the middle, as one row.
+
+    What the frame before told as a whole is always the same, and what this one tells does not count.
+    """
 
     def __init__(self, s: ort.InferenceSession, around: int, block: int) -> None:
         self.session = s
         self.side, self.start, self.stop = 2 * around + block, around, around + block
         self.rng = np.random.default_rng(0)
+        self.known = {
+            i.name: self.rng.integers(0, 200, i.shape, np.uint8) for i in s.get_inputs() if i.name == MEANS
+        }
+        self.outputs = [o.name for o in s.get_outputs() if o.name != f"{MEANS}_out"]
 
     def planes(self) -> dict[str, U8]:
         """A frame of soft blocks, and a state that is the same picture with other noise."""
         pictures = {"y": self._soft(1, self.side), "uv": self._soft(2, self.side // 2)}
-        names = [i.name for i in self.session.get_inputs() if i.name != "strength"]
+        names = [i.name for i in self.session.get_inputs() if i.name not in ("strength", MEANS)]
         noisy = {n: pictures[n.rpartition("_")[2]] for n in names}
         noisy |= {n: 128 + 0.05 * (p - 128) for n, p in noisy.items() if "added" in n}
         return {
@@ -90,7 +98,8 @@ class Looker:
         return both, both
 
     def look(self, planes: dict[str, U8]) -> NDArray[np.float64]:
-        outputs = self.session.run(None, planes | {"strength": np.array(1, np.float32)})
+        feeds = planes | self.known | {"strength": np.array(1, np.float32)}
+        outputs = self.session.run(self.outputs, feeds)
         parts = []
         for output in outputs:
             d = self.side / output.shape[-1]
@@ -168,7 +177,7 @@ def by_hand(graph: onnx.ModelProto, step: int) -> int:
     """From the convolutions' kernels: those of the sharpener on its grid, beyond them those of the gate on its."""
     shapes = {i.name.removesuffix(".weight"): i.dims for i in graph.graph.initializer if len(i.dims) == 4}
     grid = math.isqrt(shapes["tail"][0] * 2 // 3)
-    sharpener = sum(d[2] // 2 for name, d in shapes.items() if not name.startswith("gate"))
+    sharpener = sum(d[2] // 2 for name, d in shapes.items() if not name.startswith(("gate", "look")))
     gate = sum(d[2] // 2 for name, d in shapes.items() if name.startswith("gate"))
     reach = sharpener * grid
     if gate:

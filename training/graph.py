@@ -154,7 +154,8 @@ class Graph:
 def _window(weight: Array, stride: int) -> dict[str, Any]:
     """The attributes of a convolution of these weights."""
     k = weight.shape[2]
-    return {"kernel_shape": [k, k], "pads": [k // 2] * 4, "strides": [stride, stride]}
+    pads = [k // 2, k // 2] + ([k // 2, k // 2] if stride == 1 else [0, 0])
+    return {"kernel_shape": [k, k], "pads": pads, "strides": [stride, stride]}
 
 
 def _layout(plane: str, grid: int) -> tuple[int, int]:

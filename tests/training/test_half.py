@@ -25,7 +25,9 @@ DTYPES = {1: torch.float32, 2: torch.uint8, 10: torch.float16}
 def apply(op: str, x: list[torch.Tensor], a: dict[str, Any]) -> list[torch.Tensor]:
     """One node of a student's float graph, its outputs in the type of its inputs."""
     if op == "Conv":  # the library's own half precision differs from build to build
-        out = F.conv2d(*(t.float() for t in x), stride=a.get("strides", [1])[0], padding=a["pads"][0])
+        top, left, bottom, right = a["pads"]
+        x[0] = F.pad(x[0], (left, right, top, bottom))
+        out = F.conv2d(*(t.float() for t in x), stride=a.get("strides", [1])[0])
         return [out.to(x[0].dtype)]
     if op == "Gemm":
         return [(x[0].float() @ x[1].float().T + x[2].float()).to(x[0].dtype)]

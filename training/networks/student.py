@@ -139,7 +139,7 @@ class Conv(nn.Conv2d):
     levels = 0
 
     def __init__(self, inputs: int, outputs: int, side: int, stride: int = 1) -> None:
-        super().__init__(inputs, outputs, side, stride, side // 2)
+        super().__init__(inputs, outputs, side, stride, side // 2 if stride == 1 else 0)
 
     def weights(self) -> tuple[Tensor, Tensor]:
         """Weight (outputs, inputs, k, k) and bias (outputs,) of the plain convolution that this one is."""
@@ -161,6 +161,9 @@ class Conv(nn.Conv2d):
     def forward(self, x: Tensor, gains: Tensor | None = None) -> Tensor:
         """`gains` (N, outputs, 1, 1) multiply what comes out."""
         weight, bias = self.folded()
+        if self.stride[0] > 1:  # nothing beyond the last cell: of sides odd and even alike
+            first = self.kernel_size[0] // 2
+            x = F.pad(x, (first, 0, first, 0))
         out = F.conv2d(x, weight, bias, self.stride, self.padding)
         return out if gains is None else out * gains
 

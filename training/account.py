@@ -100,8 +100,10 @@ def data_rows(content: dict[str, Any]) -> list[Note]:
 
 
 def teacher_line(content: dict[str, Any]) -> str:
-    """All teachers of the steps that led to a checkpoint, those before `--start-from` among them."""
-    lines = list(dict.fromkeys(_teachers(content.get("provenance"))))
+    """All teachers of the steps that led to a checkpoint, or to several, those before `--start-from` among them."""
+    lines = _teachers(content.get("provenance"))
+    others = [t for other in content.get("mean_with", ()) for t in _teachers(other.get("provenance"))]
+    lines = list(dict.fromkeys([*lines, *(t for t in others if t != "none")]))
     if lines == ["none"]:
         return UNTAUGHT
     return "; ".join(lines)
@@ -173,9 +175,13 @@ def rebuild(recipe: Recipe, content: dict[str, Any], name: str = "NAME") -> str:
 
     A comment says where a run was stopped before its last step, or went on otherwise than it began.
     """
-    lines, out = _stages(recipe, content, {})
-    file = content.get("file", "last.pt")
-    export = f"python -m training.export {out}/{file} --out models/{name} --data DIR"
+    places: dict[str, str] = {}
+    lines, out = _stages(recipe, content, {}, places)
+    files = [f"{out}/{content.get('file', 'last.pt')}"]
+    files += [
+        places.get(other["sha256"], f"ANOTHER/{other['file']}") for other in content.get("mean_with", ())
+    ]
+    export = f"python -m training.export {' '.join(files)} --out models/{name} --data DIR"
     told: list[str] = []
     for line in "\n".join(lines).splitlines():  # stages share teachers and packs
         if line.startswith("#") or line not in told:
@@ -183,8 +189,11 @@ def rebuild(recipe: Recipe, content: dict[str, Any], name: str = "NAME") -> str:
     return "\n".join([*told, export])
 
 
-def _stages(recipe: Recipe, content: dict[str, Any], teachers: dict[str, str]) -> tuple[list[str], str]:
-    """The commands that lead to a checkpoint, and the folder of the last; `teachers` have their places."""
+def _stages(
+    recipe: Recipe, content: dict[str, Any], teachers: dict[str, str], places: dict[str, str]
+) -> tuple[list[str], str]:
+    """The commands that lead to a checkpoint, and the folder of the last; `teachers` have their places, and so,
+    by checksum, have the checkpoints on the way."""
     provenance = content.get("provenance") or [{}]
     lines: list[str] = []
     out, taught, start = f"runs/{recipe.name}", "", ""
@@ -196,8 +205,9 @@ def _stages(recipe: Recipe, content: dict[str, Any], teachers: dict[str, str]) -
         )
         start = f" --start-from models/{begun['model']}"
     elif begun:
-        earlier, place = _stages(Recipe.model_validate(begun["recipe"]), begun, teachers)
+        earlier, place = _stages(Recipe.model_validate(begun["recipe"]), begun, teachers, places)
         lines += earlier
+        places[begun["sha256"]] = f"{place}/{begun['file']}"
         start = f" --start-from {place}/{begun['file']}"
         number = int(place.rpartition("-")[2]) if place.rpartition("-")[2].isdigit() else 1
         out = f"runs/{recipe.name}-{number + 1}"

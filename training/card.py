@@ -209,6 +209,11 @@ def _made(recipe: Recipe, content: dict[str, Any]) -> str:
                 else f"step {start['step']:,} of recipe `{start['recipe']['name']}`"
             )
             lines.append(f"- started from {what} (sha256 {start['sha256'][:16]})")
+    for other in content.get("mean_with", ()):
+        what = f"step {other['step']:,} of recipe `{other['recipe']['name']}`"
+        lines.append(
+            f"- the weights are the mean of its own and those of {what} (sha256 {other['sha256'][:16]})"
+        )
     return "\n".join(lines)
 
 

@@ -13,18 +13,19 @@ import hashlib
 import math
 import re
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
+import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from sharpcam.manifest import NAME_PATTERN
 from sharpcam.models import find_model
-from training.checkpoint import read_checkpoint
+from training.checkpoint import origin, read_checkpoint
 from training.data import Clips, ClipSpec, Source, scan
 from training.degrade import as_float, to_i420
 from training.errors import TrainingError, run
@@ -112,8 +113,12 @@ def clip_psnr(a: Array, b: Array) -> float:
     return 10 * math.log10(255**2 / max(mse, 1e-9))
 
 
-def load_student(checkpoint: Path) -> tuple[Student, Recipe, dict[str, Any]]:
-    """The averaged student of a checkpoint, its recipe and the checkpoint itself. Raises TrainingError."""
+def load_student(checkpoint: Path, more: Sequence[Path] = ()) -> tuple[Student, Recipe, dict[str, Any]]:
+    """The averaged student of a checkpoint, its recipe and the checkpoint itself.
+
+    With `more` checkpoints of the same network the mean of all their weights: what each owes to the chance of its
+    own last steps goes (model soups; Wortsman et al., ICML 2022). Raises TrainingError.
+    """
     content = read_checkpoint(checkpoint)
     recipe = Recipe.model_validate(content["recipe"])
     student = build(recipe.network)
@@ -123,6 +128,16 @@ def load_student(checkpoint: Path) -> tuple[Student, Recipe, dict[str, Any]]:
         student.load_state_dict(content["average"])
     except RuntimeError as e:
         raise TrainingError(f"{checkpoint} holds another network than its recipe says") from e
+    others = [read_checkpoint(path) for path in more]
+    for path, other in zip(more, others, strict=True):
+        if other["recipe"]["network"] != content["recipe"]["network"]:
+            raise TrainingError(
+                f"{path} holds another network than {checkpoint}: there is no mean of the two"
+            )
+    if others:
+        averages = [content["average"], *(other["average"] for other in others)]
+        student.load_state_dict({k: torch.stack([a[k] for a in averages]).mean(0) for k in averages[0]})
+        content["mean_with"] = [origin(path, other) for path, other in zip(more, others, strict=True)]
     student.quantize_weights()  # in every precision, so that all files of a model give one picture
     return student.eval(), recipe, content
 
@@ -169,13 +184,15 @@ def export_student(
     folder: Path,
     *,
     clips: Source,
+    more: Sequence[Path] = (),
     precisions: Iterable[str] = ("uint8",),
     calibration: int = 24,
     data_notes: Path | None = None,
     evaluations: Iterable[Path] = (),
     version: str = "1.0",
 ) -> Path:
-    """Writes `folder`/model.onnx (uint8), the other asked precisions beside it, model.toml and CARD.md.
+    """Writes `folder`/model.onnx (uint8), the other asked precisions beside it, model.toml and CARD.md: of one
+    checkpoint, or of the mean of it and `more`.
 
     `clips` calibrate the ranges. A float16 file becomes the manifest's CUDA variant. `data_notes` and
     `evaluations` (reports of training.evaluate) go into manifest and card. Returns the folder; the product
@@ -184,7 +201,7 @@ def export_student(
     from training.account import read_notes, read_reports
     from training.card import write_card, write_manifest
 
-    student, recipe, content = load_student(checkpoint)
+    student, recipe, content = load_student(checkpoint, more)
     facts = content | {
         "file": checkpoint.name,
         "notes": read_notes(data_notes),
@@ -224,7 +241,12 @@ def main() -> None:
         prog="python -m training.export", description="Exports a checkpoint as a model folder."
     )
     add = parser.add_argument
-    add("checkpoint", type=Path)
+    add(
+        "checkpoint",
+        type=Path,
+        nargs="+",
+        help="a run's last.pt; of several students, the mean of their weights",
+    )
     add("--out", type=Path, required=True, help="model folder to write; its name is the model's name")
     add("--data", type=Path, help="folder of pictures to calibrate on")
     add("--packed", type=Path, help="packed clips to calibrate on instead")
@@ -236,11 +258,14 @@ def main() -> None:
     args = parser.parse_args()
     if not re.match(NAME_PATTERN, args.out.name):
         parser.error(f"--out {args.out}: a model's name has letters, digits, dots, dashes and underscores")
-    if read_checkpoint(args.checkpoint)["recipe"]["network"]["kind"] != "student":
+    first, *more = args.checkpoint
+    if read_checkpoint(first)["recipe"]["network"]["kind"] != "student":
         from training.published import export_rgb  # which has no use for clips
 
+        if more:
+            parser.error("only students have a mean: give one checkpoint")
         folder = export_rgb(
-            args.checkpoint, args.out, data_notes=args.data_notes, evaluations=args.evaluation,
+            first, args.out, data_notes=args.data_notes, evaluations=args.evaluation,
             version=args.version, half=args.half,
         )  # fmt: skip
         print(f"wrote {folder}")
@@ -252,7 +277,7 @@ def main() -> None:
     else:
         parser.error("say what to calibrate on: --data DIR or --packed FILE")
     folder = export_student(
-        args.checkpoint, args.out, clips=clips, precisions=args.precision, data_notes=args.data_notes,
+        first, args.out, clips=clips, more=more, precisions=args.precision, data_notes=args.data_notes,
         evaluations=args.evaluation, version=args.version,
     )  # fmt: skip
     print(f"wrote {folder}")

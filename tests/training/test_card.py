@@ -322,6 +322,9 @@ def test_a_pack_of_single_frames_is_part_of_the_commands() -> None:
     )
     later["data"] = told["data"]
     assert rebuild(RECIPE, content(later)).count("training.data pack") == 2, "one pack serves all stages"
+    both = content(later, mean_with=[later["started_from"]])
+    assert "training.export runs/sharpcam-2/last.pt runs/sharpcam/last.pt --out" in rebuild(RECIPE, both)
+    assert teacher_line(both) == teacher_line(content(later))
     told["data"] = DATA | {"singles": DATA}  # the first frames of the clips
     assert "singles" not in rebuild(RECIPE, content(told)).replace("data.singles", "")
 

@@ -410,6 +410,33 @@ def test_a_float_graph_gives_its_weights_back(config: StudentConfig, clip: U8) -
     assert clip_psnr(by_torch(shipped, clip), by_torch(student, clip)) > 50
 
 
+def test_several_checkpoints_give_the_mean_of_their_weights(
+    checkpoint: Path, calibration: Clips, tmp_path: Path
+) -> None:
+    mine, recipe, _ = load_student(checkpoint)
+    other = trained(SEEING, seed=3)
+    second = tmp_path / "second.pt"
+    keep = Average(other, 0.9), make_optimizer(other, recipe), State(step=7)
+    save_checkpoint([second], recipe, other, *keep)
+    folder = export_student(checkpoint, tmp_path / "mean", clips=calibration, more=[second], calibration=3,
+                            precisions=["float32"])  # fmt: skip
+    student, _ = load_exported(folder)
+    mean = folded_weights(load_student(checkpoint, [second])[0])["gate_mid"][0]
+    np.testing.assert_allclose(folded_weights(student)["gate_mid"][0], mean, rtol=1e-4, atol=1e-5)
+    halves = (folded_weights(mine)["gate_mid"][0] + folded_weights(other)["gate_mid"][0]) / 2
+    assert np.abs(mean - halves).max() < 0.02 < np.abs(mean - folded_weights(mine)["gate_mid"][0]).max()
+    card = (folder / "CARD.md").read_text()
+    assert "- the weights are the mean of its own and those of step 7 of recipe `sharpcam` (sha256 " in card
+    assert "training.export runs/sharpcam/last.pt ANOTHER/second.pt --out models/mean" in card
+    still = trained(STILL)
+    recipe = load_recipe("sharpcam", {"network.options": {"channels": 32, "depth": 1, "temporal": False}})
+    save_checkpoint(
+        [second], recipe, still, Average(still, 0.9), make_optimizer(still, recipe), State(step=7)
+    )
+    with pytest.raises(TrainingError, match="another network"):
+        load_student(checkpoint, [second])
+
+
 def test_a_model_folder_gives_its_student_back(folder: Path, checkpoint: Path, clip: U8) -> None:
     student, facts = load_exported(folder)
     student.quantize_weights()

@@ -49,6 +49,10 @@ def open_student(config: StudentConfig, signed: bool = False) -> Student:
             size = parameter[0].numel() if parameter.ndim == 4 else 10
             sign = torch.randn_like(parameter) * math.sqrt(size) if signed else torch.rand_like(parameter) * 2
             parameter.copy_(sign / size)
+        for name in student.scenes():  # larger gains would hold gates at their most, whatever is looked at
+            gain = student.get_submodule(name).gain
+            gain.weight.zero_()
+            gain.bias.fill_(1)
     return student.eval()
 
 

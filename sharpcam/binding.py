@@ -144,6 +144,25 @@ class Times:
     download_ns: int = 0  # from where the graph writes to the frame
 
 
+class Fresh:
+    """Which states the next frame takes at their initial value: at first all."""
+
+    def __init__(self) -> None:
+        self._pixels = self._scene = True
+
+    def __call__(self, whole: bool) -> bool:
+        """Whether those are that are of the `whole` frame, or the others."""
+        return self._scene if whole else self._pixels
+
+    def reset(self, scene: bool) -> None:
+        """See `Bound.reset`."""
+        self._pixels, self._scene = True, self._scene or scene
+
+    def done(self) -> None:
+        """A frame has passed: all states have a value of their own."""
+        self._pixels = self._scene = False
+
+
 class Bound(Protocol):
     """A session at work on frames of one size, with what it carries from frame to frame."""
 
@@ -213,7 +232,7 @@ class States:
         self._initial: list[Array | str] = []
         self._buffers: list[tuple[Array, Array]] = []
         self._turn = 0
-        self._fresh = self._fresh_scene = True
+        self._fresh = Fresh()
         for state in states:
             shape = resolve_shape(state.shape, width, height)
             start = state.initial
@@ -224,7 +243,7 @@ class States:
         """`inputs` are the addresses of this frame's, by name: what a fresh state may start as."""
         for state, initial, buffers in zip(self._states, self._initial, self._buffers, strict=True):
             last, following = buffers[self._turn], buffers[1 - self._turn]
-            if not (self._fresh_scene if state.whole else self._fresh):
+            if not self._fresh(state.whole):
                 bind_input(binding, state.input, last)
             elif isinstance(initial, str):
                 address = inputs[initial]
@@ -236,11 +255,10 @@ class States:
     def swap(self) -> None:
         """What was written becomes what is read."""
         self._turn = 1 - self._turn
-        self._fresh = self._fresh_scene = False
+        self._fresh.done()
 
-    def reset(self, scene: bool = True) -> None:
-        """See `Bound.reset`."""
-        self._fresh, self._fresh_scene = True, self._fresh_scene or scene
+    def reset(self, scene: bool) -> None:
+        self._fresh.reset(scene)
 
 
 def pad(frame: Frame, padded: Frame) -> None:

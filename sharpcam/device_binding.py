@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from sharpcam.binding import PICTURES, Array, Part, Pictures, Times
+from sharpcam.binding import PICTURES, Array, Fresh, Part, Pictures, Times
 from sharpcam.cuda import Device
 from sharpcam.frame import Frame
 from sharpcam.manifest import Manifest, State, resolve_shape
@@ -54,7 +54,7 @@ class DeviceBinding:
         self._strength_there = device_value(device, (), np.dtype(np.float32))
         self._copy_up(self._strength_there, np.array(1.0, np.float32))
         self._turn = 0
-        self._fresh = self._fresh_scene = True
+        self._fresh = Fresh()
         turns = range(2 if self._states else 1)
         self._bindings = [self._bind(session, manifest, turn) for turn in turns]
         # every binding is a CUDA graph of its own; elsewhere the entry means nothing
@@ -90,7 +90,7 @@ class DeviceBinding:
             done, cpu = time.perf_counter_ns(), time.thread_time_ns() - cpu
             self._output.download(self._pictures.wanted(out), self._stream)
         self._turn = (self._turn + 1) % len(self._bindings)
-        self._fresh = self._fresh_scene = False
+        self._fresh.done()
         self._pictures.finish(out)
         times = self.times
         times.upload_ns, times.run_ns, times.run_cpu_ns = uploaded - start, done - uploaded, cpu
@@ -98,7 +98,7 @@ class DeviceBinding:
 
     def _start_states(self) -> None:
         for state in self._states:
-            if not (self._fresh_scene if state.whole else self._fresh):
+            if not self._fresh(state.whole):
                 continue
             there = state.values[self._turn]
             if isinstance(state.initial, str):
@@ -112,7 +112,7 @@ class DeviceBinding:
 
     def reset(self, scene: bool = True) -> None:
         """See `sharpcam.binding.Bound`."""
-        self._fresh, self._fresh_scene = True, self._fresh_scene or scene
+        self._fresh.reset(scene)
 
     def close(self) -> None:
         """Frees the session, the memory and the stream, if the device is there. May be called twice."""

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import onnxruntime as ort
 
-from sharpcam.binding import Array, Times, bind_input, bind_output
+from sharpcam.binding import Array, Fresh, Times, bind_input, bind_output
 from sharpcam.frame import Frame
 from sharpcam.manifest import Manifest, Shape, State, resolve_shape
 
@@ -100,7 +100,7 @@ class Tiles:
             s.input: s.initial if isinstance(s.initial, str) else np.full(shapes[s.input], s.initial, s.dtype)
             for s in self._states
         }
-        self._fresh = self._fresh_scene = True
+        self._fresh = Fresh()
 
     @classmethod
     def over(
@@ -120,7 +120,7 @@ class Tiles:
         self._strength[()] = strength
         planes = {"y": frame.y, "uv": frame.uv}
         inputs = planes | {
-            s.input: self._start(s, planes) if self._is_fresh(s) else self._last[s.input]
+            s.input: self._start(s, planes) if self._fresh(s.whole) else self._last[s.input]
             for s in self._states
         }
         outputs = {"y_out": out.y, "uv_out": out.uv}
@@ -139,12 +139,9 @@ class Tiles:
                 mean = np.mean([tile.made[state.output] for tile in self._tiles], axis=0)
                 self._next[state.input][...] = np.rint(mean) if state.dtype == "uint8" else mean
         self._last, self._next = self._next, self._last
-        self._fresh = self._fresh_scene = False
+        self._fresh.done()
         self.times.run_cpu_ns = own_ns
         self.times.run_ns = time.perf_counter_ns() - start
-
-    def _is_fresh(self, state: State) -> bool:
-        return self._fresh_scene if state.whole else self._fresh
 
     def _start(self, state: State, planes: Mapping[str, Array]) -> Array:
         value = self._initial[state.input]
@@ -152,7 +149,7 @@ class Tiles:
 
     def reset(self, scene: bool = True) -> None:
         """See `sharpcam.binding.Bound`."""
-        self._fresh, self._fresh_scene = True, self._fresh_scene or scene
+        self._fresh.reset(scene)
 
     def close(self) -> None:
         """Ends the workers."""

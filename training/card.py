@@ -23,10 +23,10 @@ from sharpcam.geometry import to_rgb
 from sharpcam.sources.testcard import TestCard
 from training.account import NOT_RECORDED, Note, data_rows, metrics, rebuild, teacher_line, to_toml
 from training.errors import DataError
-from training.graph import MEANS, NOTHING, STATES
+from training.graph import MEANS, NOTHING, STATES, means_shape
 from training.halo import halo
 from training.networks import count_macs, count_parameters
-from training.networks.student import GATE_GRID, SCENE, Student
+from training.networks.student import GATE_GRID, Student
 from training.recipe import Recipe
 
 STRIP = "card.png"
@@ -79,10 +79,8 @@ def write_manifest(folder: Path, network: nn.Module, recipe: Recipe, content: di
             for p, s in planes
         ]
         if network.config.scene:
-            shape = (1, network.config.gate + SCENE, 1, 1)
-            values["state"].append(
-                {"input": MEANS, "output": f"{MEANS}_out", "shape": shape, "dtype": "uint8", "initial": 0}
-            )
+            ports = {"input": MEANS, "output": f"{MEANS}_out", "shape": means_shape(network)}
+            values["state"].append(ports | {"dtype": "uint8", "initial": 0})
     values["training_data"] = [
         {"name": f"{n.name} ({n.amount})", "licence": n.licence, **({"url": n.url} if n.url else {})}
         for n in data_rows(content)

@@ -460,6 +460,11 @@ def scene_gains(graph: Graph, ops: FloatOps | QuantOps, student: Student) -> dic
     return gains
 
 
+def means_shape(student: Student) -> list[int]:
+    """Of the state MEANS."""
+    return [1, student.config.gate + SCENE, 1, 1]
+
+
 def build_model(
     student: Student, precision: str, ranges: Ranges | None = None, extra_outputs: Iterable[str] = ()
 ) -> onnx.ModelProto:
@@ -481,8 +486,8 @@ def build_model(
     inputs = [value(n, TensorProto.UINT8, s) for n, s in planes] + [value("strength", TensorProto.FLOAT, [])]
     inputs += [value(n, TensorProto.UINT8, s) for n, s in state]
     if student.config.scene:
-        state.append((MEANS, [1, student.config.gate + SCENE, 1, 1]))
-        inputs.append(value(MEANS, TensorProto.UINT8, state[-1][1]))
+        state.append((MEANS, [*means_shape(student)]))
+        inputs.append(value(MEANS, TensorProto.UINT8, means_shape(student)))
     outputs = [value(f"{n}_out", TensorProto.UINT8, s) for n, s in planes + state]
     outputs += [value(n, TensorProto.FLOAT, [None] * 4) for n in extra_outputs]
     proto = helper.make_graph(graph.nodes, "sharpcam", inputs, outputs, list(graph.constants.values()))

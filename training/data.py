@@ -50,8 +50,8 @@ class Source(Protocol):
 
     origin: dict[str, Any]
 
-    def batch(self, indices: Iterable[int], /) -> tuple[Array, Array]:
-        """The degraded and the true halves of these samples."""
+    def batch(self, indices: Iterable[int], /) -> tuple[Any, Any]:
+        """The degraded and the true halves of these samples: arrays, or tensors on the device that trains."""
         ...
 
 
@@ -134,7 +134,7 @@ class Interleaved:
         self.clips, self.singles, self.share, self.size = clips, singles, share, batch
         self.origin: dict[str, Any] = clips.origin | {"singles": singles.origin}
 
-    def batch(self, indices: Iterable[int]) -> tuple[Array, Array]:
+    def batch(self, indices: Iterable[int]) -> tuple[Any, Any]:
         """A step's share of samples, which come from one source: its number within the run says from which."""
         numbers = list(indices)
         step = numbers[0] // self.size

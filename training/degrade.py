@@ -363,13 +363,17 @@ def from_i420(buffer: NDArray[np.uint8], full_range: bool = False) -> Image:
     return np.clip(rgb / 255, 0, 1).astype(np.float32)
 
 
-def soft_lens(clip: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """I420 frames (T, H * 3 // 2, W) through one lens, soft, defocused or shaken, with hardly any noise.
+@dataclass(frozen=True)
+class Lens:
+    """A soft, defocused or shaken lens: kernels of luma and of chroma, and the little noise behind it."""
 
-    It works on the planes as they are, so cheaply that a training step can do it: many lenses for one picture.
-    """
-    rows, width = clip.shape[1:]
-    height = rows * 2 // 3
+    luma: Kernel
+    chroma: Kernel
+    noise: float  # grey levels
+
+
+def sample_lens(rng: np.random.Generator) -> Lens:
+    """A random lens."""
     kind = rng.random()
     if kind < 0.36:
         sigma = float(rng.uniform(0.4, 1.9))
@@ -380,19 +384,29 @@ def soft_lens(clip: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
     else:
         path = shake(float(np.exp(rng.uniform(np.log(2), np.log(32)))), rng)
         kernels = path_kernel(path), path_kernel(path / 2)
-    noise = float(rng.choice([0.0, 0.0, rng.uniform(0, 1.5)]))  # grey levels
+    return Lens(*kernels, noise=float(rng.choice([0.0, 0.0, rng.uniform(0, 1.5)])))
+
+
+def soft_lens(clip: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """I420 frames (T, H * 3 // 2, W) through one lens, soft, defocused or shaken, with hardly any noise.
+
+    It works on the planes as they are, so cheaply that a training step can do it: many lenses for one picture.
+    """
+    rows, width = clip.shape[1:]
+    height = rows * 2 // 3
+    lens = sample_lens(rng)
 
     def blurred(plane: NDArray[np.uint8], kernel: Kernel) -> NDArray[np.uint8]:
         image = convolve(plane.astype(np.float32), kernel)
-        if noise:
-            image = image + np.float32(noise) * rng.standard_normal(plane.shape, dtype=np.float32)
+        if lens.noise:
+            image = image + np.float32(lens.noise) * rng.standard_normal(plane.shape, dtype=np.float32)
         return np.clip(np.round(image), 0, 255).astype(np.uint8)
 
     out = np.empty_like(clip)
     for frame, soft in zip(clip, out, strict=True):
-        soft[:height] = blurred(frame[:height], kernels[0])
+        soft[:height] = blurred(frame[:height], lens.luma)
         chroma = frame[height:].reshape(2, height // 2, width // 2)
-        soft[height:] = np.stack([blurred(p, kernels[1]) for p in chroma]).reshape(-1, width)
+        soft[height:] = np.stack([blurred(p, lens.chroma) for p in chroma]).reshape(-1, width)
     return out
 
 

@@ -1,7 +1,8 @@
 """The training loop, for one process or many: read it from top to bottom.
 
 Exact resume: a checkpoint holds everything that the next step depends on, and which clips a step sees follows
-from its number alone. On a CPU, N steps and N/2 + resume give the same weights bit for bit.
+from its number alone. On a CPU, N steps and N/2 + resume give the same weights bit for bit (unless `train.minutes`
+ends the run: then the clock has a say in every step).
 
 Many processes: `torchrun --nproc-per-node 2 -m training.distill ...`; each takes its share of every batch.
 """
@@ -31,12 +32,14 @@ from torch import Tensor, nn
 from training.board import Board, make_bar, short
 from training.checkpoint import State, load_checkpoint, save_checkpoint
 from training.data import Source
+from training.device_clips import settle
 from training.errors import Interrupted, TrainingError
 from training.muon import Muon
 from training.recipe import Recipe
 from training.tasks import Batch, Task
 
 LOG_EVERY = 100  # steps between lines where there is no terminal for a bar
+LOOK_EVERY = 20  # steps between looks at the loss: a look makes Python wait for a GPU
 
 
 def train(
@@ -73,6 +76,8 @@ def train(
     if first:
         out.mkdir(parents=True, exist_ok=True)
         (out / "recipe.json").write_text(recipe.model_dump_json(indent=2))
+    clips = settle(clips, fabric.device)
+    torch.backends.cudnn.benchmark = True  # every step has the same few shapes
     board = Board(out / "tensorboard", state.step) if first else None
     held = _validation_batches(validation, validation_clips) if validation and first else []
 
@@ -93,33 +98,43 @@ def train(
     with stop, bar, board or nullcontext(), prefetch as batches:
         line = bar.add_task(recipe.name, total=settings.steps, completed=state.step, figures="")
         started = time.monotonic() - state.seconds
+        losses: list[Tensor] = []  # and gradients, since the last look
+        alone_on_gpu = fabric.device.type == "cuda" and fabric.world_size == 1
         for step in range(state.step, settings.steps):
-            rate = learning_rate(recipe, step) * state.lr_scale
+            passed = elapsed(recipe, step, state.seconds)
+            rate = learning_rate(recipe, step, passed) * state.lr_scale
             for group in optimizer.param_groups:
                 group["lr"] = rate
             with memory_explained():
-                loss, parts = model(next(batches), step)
+                loss, parts = model(next(batches), step, passed)
                 optimizer.zero_grad()
                 fabric.backward(loss)
-                norm = gradient_norm(fabric, model, optimizer, recipe)
-            value, stopping = together(fabric, loss, stop.requested)
+                length = gradient_norm(fabric, model, optimizer, recipe)
+            losses.append(torch.stack([loss.detach().float(), length.float()]))
+            optimizer.step()
+            average.update(task.student)
+            state.step, state.seconds = step + 1, time.monotonic() - started
+            bar.update(line, completed=state.step)
+            done = state.step == settings.steps or elapsed(recipe, state.step, state.seconds) >= 1
+            due = any(
+                state.step % n == 0 for n in (LOOK_EVERY, settings.checkpoint_every, settings.validate_every)
+            )
+            if alone_on_gpu and not (due or done or stop.requested):
+                continue
+            value, norm, stopping, done = together(fabric, losses, stop.requested, done)
             # a loss scaler (16-mixed) looks for its scale by overflowing, and skips such steps itself
             if not math.isfinite(value) or not (math.isfinite(norm) or settings.precision == "16-mixed"):
                 raise TrainingError(
                     f"the loss is {value:g} and the gradient {norm:g} at step {step}: lower optimizer.lr; "
                     + ("last.pt is whole" if (out / "last.pt").exists() else "there is no checkpoint yet")
                 )
-            optimizer.step()
-            average.update(task.student)
-            state.step, state.seconds = step + 1, time.monotonic() - started
-            bar.update(line, completed=state.step)
-            done = state.step == settings.steps
-            if board and (step % 20 == 0 or done):
+            losses.clear()
+            if board and (state.step % LOOK_EVERY == 0 or done):
                 board.scalars(state.step, {"loss": value, "lr": rate, "gradient": norm})
                 board.scalars(state.step, {f"loss/{k}": float(v) for k, v in parts.items()})
             if not bar.console.is_terminal and state.step % LOG_EVERY == 0:
-                progress = f"step {state.step}/{settings.steps}"
-                say(f"{progress}  loss {value:.5f}  lr {rate:.2e}  {state.seconds:.0f} s")
+                at = f"step {state.step}/{settings.steps}"
+                say(f"{at}  loss {value:.5f}  lr {rate:.2e}  {state.seconds:.0f} s")
             if validation and (state.step % settings.validate_every == 0 or done) and not stopping:
                 with memory_explained():
                     state.figures = fabric.broadcast(validate(task, average, held) if first else {})
@@ -166,15 +181,25 @@ def make_fabric(precision: Any) -> Fabric:
     )
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then a cosine to `final`; constant for the others (see `judge` for plateaus)."""
-    schedule, lr = recipe.schedule, recipe.optimizer.lr
+def elapsed(recipe: Recipe, step: int, seconds: float) -> float:
+    """The share of a run that is over, 0..1: of its steps or of its minutes, whichever is more."""
+    steps, minutes = recipe.train.steps, recipe.train.minutes
+    return min(1.0, max(step / steps, seconds / 60 / minutes if minutes else 0.0))
+
+
+def learning_rate(recipe: Recipe, step: int, passed: float | None = None) -> float:
+    """Linear warm-up, then a cosine to `final`; constant for the others (see `judge` for plateaus).
+
+    `passed` is the share of the run that is over (by default, of its steps)."""
+    schedule, lr, steps = recipe.schedule, recipe.optimizer.lr, recipe.train.steps
     if step < schedule.warmup:
         return lr * (step + 1) / schedule.warmup
     if schedule.kind != "cosine":
         return lr
-    progress = (step - schedule.warmup) / max(1, recipe.train.steps - schedule.warmup)
-    return lr * (schedule.final + (1 - schedule.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+    passed = elapsed(recipe, step, 0) if passed is None else passed
+    first = min(schedule.warmup / steps, 0.5)
+    progressed = max(0.0, passed - first) / (1 - first)
+    return lr * (schedule.final + (1 - schedule.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progressed))))
 
 
 def judge(state: State, recipe: Recipe) -> bool:
@@ -201,18 +226,22 @@ def make_optimizer(student: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return kind(student.parameters(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
 
 
-def gradient_norm(fabric: Fabric, model: Any, optimizer: Any, recipe: Recipe) -> float:
+def gradient_norm(fabric: Fabric, model: Any, optimizer: Any, recipe: Recipe) -> Tensor:
     """Clips the gradients and returns the norm that they had."""
     norm = fabric.clip_gradients(model, optimizer, max_norm=recipe.optimizer.clip, error_if_nonfinite=False)
     assert norm is not None
-    return float(norm)
+    return norm
 
 
-def together(fabric: Fabric, loss: Tensor, stop: bool) -> tuple[float, bool]:
-    """The mean loss of all processes, and whether any of them was asked to stop."""
-    both = fabric.all_reduce(torch.stack([loss.detach().float(), loss.new_tensor(stop, dtype=torch.float)]))
-    assert isinstance(both, Tensor)
-    return float(both[0]), float(both[1]) > 0
+def together(fabric: Fabric, losses: list[Tensor], stop: bool, done: bool) -> tuple[float, float, bool, bool]:
+    """The last of `losses` (loss and gradient norm, each (2,)), the mean of all processes and not finite where one
+    of them was not; whether any process was asked to stop, and whether any is done."""
+    seen = torch.stack(losses)
+    last = torch.where(seen.isfinite().all(0), seen[-1], seen.sum(0))
+    all_of_them = fabric.all_reduce(torch.cat([last, last.new_tensor([stop, done])]))
+    assert isinstance(all_of_them, Tensor)
+    loss, norm, stopping, ending = all_of_them.tolist()
+    return loss, norm, stopping > 0, ending > 0
 
 
 @contextmanager
@@ -262,7 +291,7 @@ def validate(task: Task, average: Average, held: list[Batch]) -> dict[str, float
 
 def _validation_batches(validation: Source, count: int, batch: int = 4) -> list[Batch]:
     arrays = [validation.batch(range(i, min(i + batch, count))) for i in range(0, count, batch)]
-    return [(torch.from_numpy(a), torch.from_numpy(b)) for a, b in arrays]
+    return [(torch.as_tensor(a), torch.as_tensor(b)) for a, b in arrays]
 
 
 class Prefetch:
@@ -278,7 +307,7 @@ class Prefetch:
         share = self.batch // self.fabric.world_size
         start = step * self.batch + self.fabric.global_rank * share
         soft, sharp = self.clips.batch(range(start, start + share))
-        return torch.from_numpy(soft), torch.from_numpy(sharp)
+        return torch.as_tensor(soft), torch.as_tensor(sharp)
 
     def __enter__(self) -> Iterator[Batch]:
         self.pool = ThreadPoolExecutor(self.workers)

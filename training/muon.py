@@ -20,15 +20,15 @@ ROUNDS = 5
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrix to `matrix` (m, n), about: singular values of 0.7 to 1.2."""
-    x = matrix / (matrix.norm() + 1e-12)
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
+    """The nearest (semi-)orthogonal matrix to `matrix` (..., m, n), about: singular values of 0.7 to 1.2."""
+    x = matrix / (torch.linalg.matrix_norm(matrix, keepdim=True) + 1e-12)
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
     a, b, c = COEFFICIENTS
     for _ in range(ROUNDS):
-        s = x @ x.T
+        s = x @ x.mT
         x = a * x + (b * s + c * s @ s) @ x
-    result: Tensor = x.T if tall else x
+    result: Tensor = x.mT if tall else x
     return result
 
 
@@ -64,10 +64,11 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    (_muon if group["muon"] else _adam)(p, p.grad, self.state[p], group)
+            moving = [p for p in group["params"] if p.grad is not None]
+            if moving and group["weight_decay"]:
+                torch._foreach_mul_(moving, 1 - group["lr"] * group["weight_decay"])
+            if moving:
+                (_muon if group["muon"] else _adam)(moving, [self.state[p] for p in moving], group)
         return loss
 
 
@@ -75,20 +76,37 @@ def _mixes(p: Tensor) -> bool:
     return p.dim() == 4 and p.shape[1] > 1
 
 
-def _muon(p: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-    mean = state.setdefault("mean", torch.zeros_like(p))
-    mean.lerp_(grad, 1 - group["momentum"])
-    ahead = grad.lerp(mean, group["momentum"])  # Nesterov's
-    step = orthogonal(ahead.flatten(1).float()).view_as(p)
-    p.sub_(step.to(p.dtype), alpha=group["lr"] * group["ratio"])
+# Lists go through one operation each, and matrices of one shape through one iteration: a network of a hundred small
+# tensors would keep a GPU waiting for Python otherwise.
 
 
-def _adam(p: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+def _muon(params: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any]) -> None:
+    grads = [p.grad for p in params if p.grad is not None]
+    means = [s.setdefault("mean", torch.zeros_like(p)) for p, s in zip(params, states, strict=True)]
+    torch._foreach_lerp_(means, grads, 1 - group["momentum"])
+    ahead = torch._foreach_lerp(grads, means, group["momentum"])  # Nesterov's
+    shapes: dict[tuple[int, int], list[int]] = {}
+    for i, p in enumerate(params):
+        shapes.setdefault((p.shape[0], p.shape[1:].numel()), []).append(i)
+    for same in shapes.values():
+        steps = orthogonal(torch.stack([ahead[i].flatten(1).float() for i in same])).unbind()
+        torch._foreach_add_(
+            [params[i] for i in same],
+            [step.view_as(params[i]).to(params[i].dtype) for i, step in zip(same, steps, strict=True)],
+            alpha=-group["lr"] * group["ratio"],
+        )
+
+
+def _adam(params: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any]) -> None:
     first, second = group["betas"]
-    mean = state.setdefault("mean", torch.zeros_like(p))
-    square = state.setdefault("square", torch.zeros_like(p))
-    state["steps"] = steps = state.get("steps", 0) + 1
-    mean.lerp_(grad, 1 - first)
-    square.lerp_(grad.square(), 1 - second)
-    scale = (square / (1 - second**steps)).sqrt_().add_(group["eps"])
-    p.addcdiv_(mean, scale, value=-group["lr"] / (1 - first**steps))
+    grads = [p.grad for p in params if p.grad is not None]
+    means = [s.setdefault("mean", torch.zeros_like(p)) for p, s in zip(params, states, strict=True)]
+    squares = [s.setdefault("square", torch.zeros_like(p)) for p, s in zip(params, states, strict=True)]
+    for s in states:
+        s["steps"] = s.get("steps", 0) + 1
+    torch._foreach_lerp_(means, grads, 1 - first)
+    torch._foreach_lerp_(squares, torch._foreach_mul(grads, grads), 1 - second)
+    scales = torch._foreach_div(squares, [1 - second ** s["steps"] for s in states])
+    torch._foreach_sqrt_(scales)
+    torch._foreach_add_(scales, group["eps"])
+    torch._foreach_addcdiv_(params, means, scales, [-group["lr"] / (1 - first ** s["steps"]) for s in states])

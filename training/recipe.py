@@ -73,6 +73,11 @@ class Schedule(Section):
 
 class Train(Section):
     steps: int = Field(default=10_000, ge=1)
+    minutes: float = Field(
+        default=0.0,
+        ge=0,
+        description="end after as many, the schedule with it, if steps are not over before; 0: never",
+    )
     batch: int = Field(default=16, ge=1, description="clips per step over all processes")
     seed: int = 0
     ema: float = Field(default=0.999, ge=0, lt=1)

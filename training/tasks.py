@@ -133,8 +133,19 @@ class Task(nn.Module):
             self.teacher.eval()  # its dropout and batch norms are done with learning
         return self
 
-    def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, batch: Batch, step: int, passed: float | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a step and its parts; `passed` is the share of the run that is over (by default, of its
+        steps)."""
         raise NotImplementedError
+
+    def passed(self, step: int, passed: float | None) -> float:
+        """The share of the run that is over; from `quantize_from` on weights are int8."""
+        passed = min(1.0, step / self.steps) if passed is None else passed
+        self.quantized = passed >= self.quantize_from
+        self.quantize()
+        return passed
 
     def show(self, pictures: Tensor) -> Tensor:
         """One half of a batch as RGB (B, T, 3, H, W), about 0..1."""
@@ -205,10 +216,11 @@ class ClipTask(Task):
         self.taught = WeightedLoss(taught) if teacher is not None and any(taught.values()) else None
         self.loss = weighted(own, features) if any(own.values()) or self.taught is None else None
 
-    def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, batch: Batch, step: int, passed: float | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         soft, sharp = batch
-        self.quantized = step >= self.quantize_from * self.steps
-        self.quantize()
+        passed = self.passed(step, passed)
         # clips may be longer than this recipe looks at; and neighbouring frames are nearly the same lesson,
         # so the recursion runs through all, and the losses see a few
         rng = np.random.default_rng((self.seed, step))
@@ -231,7 +243,7 @@ class ClipTask(Task):
                 word = self.teacher(to_rgb(y[:pupils, first + frame], uv[:pupils, first + frame])).float()
             mine, wanted = (to_rgb(*(p[:pupils, frame] for p in pair)) for pair in (out, truth))
             taught, more = self.taught(mine, wanted, word)
-            fade = 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
+            fade = 0.5 * (1 + math.cos(math.pi * passed))
             total = total + taught * (fade if self.loss is not None else 1.0)
             parts |= more
         return total, parts
@@ -251,7 +263,9 @@ class FrameTask(Task):
             raise RecipeError(f"single frames without a teacher cannot have the loss {wrong[0]!r}")
         self.loss = weighted(recipe.loss, features)
 
-    def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, batch: Batch, step: int, passed: float | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         soft, sharp = batch
         frame = int(np.random.default_rng((self.seed, step)).integers(soft.shape[1]))
         total, parts = self.loss(
@@ -282,9 +296,10 @@ class PictureTask(Task):
         terms = {n: w for n, w in recipe.loss.items() if teacher is not None or not needs_teacher(n)}
         self.loss = weighted(terms, features)
 
-    def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        self.quantized = step >= self.quantize_from * self.steps
-        self.quantize()
+    def forward(
+        self, batch: Batch, step: int, passed: float | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        self.passed(step, passed)
         soft = self.show(batch[0]).flatten(0, 1)
         truth = self.show(batch[1]).flatten(0, 1) if self.truthful else None
         word = None

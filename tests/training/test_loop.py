@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -31,7 +32,17 @@ from training.checkpoint import (
 from training.data import Clips, ClipSpec
 from training.errors import Interrupted, TrainingError
 from training.library import Library
-from training.loop import Average, Prefetch, judge, learning_rate, make_fabric, make_optimizer, train
+from training.loop import (
+    Average,
+    Prefetch,
+    elapsed,
+    judge,
+    learning_rate,
+    make_fabric,
+    make_optimizer,
+    together,
+    train,
+)
 from training.recipe import Recipe, load_recipe
 from training.tasks import Batch, Task, make_task, planes, to_rgb
 
@@ -328,6 +339,19 @@ class Broken(Task):
         return out, {}
 
 
+def test_a_loss_that_was_no_number_between_two_looks_is_found() -> None:
+    """A GPU's losses are looked at a few steps later."""
+
+    def seen(*losses: float) -> tuple[float, float, bool, bool]:
+        return together(FABRIC, [torch.tensor([loss, 2.0]) for loss in losses], False, True)
+
+    assert seen(1.0, 3.0) == (3.0, 2.0, False, True)
+    for wrong in (math.inf, math.nan):
+        value, norm, _, _ = seen(1.0, wrong, 3.0)
+        assert not math.isfinite(value)
+        assert math.isfinite(norm)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops_the_run_with_its_checkpoint(tmp_path: Path, value: float) -> None:
     recipe = recipe_of(steps=9, train__checkpoint_every=2)
@@ -409,6 +433,46 @@ def test_learning_rates_by_their_formulas() -> None:
         flat = recipe_of(steps=102, optimizer__lr=1.0, schedule__kind=kind)
         assert {learning_rate(flat, s) for s in (1, 50, 101)} == {1.0}
     assert learning_rate(recipe_of(schedule__warmup=0, optimizer__lr=1.0), 0) == 1.0
+
+
+def test_minutes_end_a_run_where_steps_do_not() -> None:
+    timed = recipe_of(
+        steps=100, train__minutes=2.0, schedule__warmup=0, optimizer__lr=1.0, schedule__final=0.1
+    )
+    assert elapsed(timed, 10, 0) == pytest.approx(0.1)
+    assert elapsed(timed, 10, 60) == pytest.approx(0.5)
+    assert elapsed(timed, 10, 600) == elapsed(timed, 500, 0) == 1
+    assert elapsed(recipe_of(steps=100), 10, 1e6) == pytest.approx(0.1)
+    assert learning_rate(timed, 10, 0.5) == pytest.approx(0.55)
+    assert learning_rate(timed, 10, 1.0) == pytest.approx(0.1)
+
+
+def test_a_run_by_the_clock_ends_with_its_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that goes on by six seconds whenever the loop looks at it: a minute has ten steps."""
+
+    class Clock:
+        now = 0.0
+
+        def monotonic(self) -> float:
+            self.now += 6
+            return self.now
+
+    monkeypatch.setattr(training.loop, "time", Clock())
+    rates: list[float] = []
+
+    def noted(*arguments: Any) -> float:
+        rates.append(learning_rate(*arguments))
+        return rates[-1]
+
+    monkeypatch.setattr(training.loop, "learning_rate", noted)
+    recipe = recipe_of(steps=1000, train__minutes=1.0, train__quantize_from=0.5, schedule__warmup=0)
+    task = run(recipe, tmp_path)
+    content = read_checkpoint(tmp_path / "last.pt")
+    assert content["step"] == 10
+    assert content["seconds"] == 60
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.1 * rates[0]
+    assert task.quantized
 
 
 def test_plateaus_lower_the_rate_and_a_new_best_counts_anew() -> None:

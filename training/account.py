@@ -232,6 +232,10 @@ def _stages(
 
 def _command(program: str, recipe: Recipe, content: dict[str, Any], out: str) -> str:
     """The training command, with what the recipe changes from the shipped one of its name."""
+    if recipe.train.minutes and (step := content.get("step", 0)):
+        # the clock ended it: as many steps, on any machine
+        train = recipe.train.model_copy(update={"steps": min(step, recipe.train.steps), "minutes": 0.0})
+        recipe = recipe.model_copy(update={"train": train})
     try:
         base, name = load_recipe(recipe.name), recipe.name
         lost = [key for key in differences(base, recipe) if key not in differences(recipe, base)]

@@ -345,6 +345,17 @@ def test_a_recipe_that_no_flags_can_make_is_named_as_a_file() -> None:
     assert "--set" not in command
 
 
+def test_a_run_that_the_clock_ended_is_as_many_steps_anywhere() -> None:
+    timed = RECIPE.model_copy(
+        update={"train": RECIPE.train.model_copy(update={"steps": 10**6, "minutes": 4.3})}
+    )
+    facts = content(entry(None)) | {"step": 900}
+    lines = [line for line in rebuild(timed, facts).splitlines() if "training.distill" in line or "#" in line]
+    (command,) = lines  # it did not stop before its end
+    trained = recipe_of_command(command)
+    assert (trained.train.steps, trained.train.minutes) == (900, 0.0)
+
+
 def test_stages_have_places_of_their_own_and_come_in_their_order() -> None:
     def stage(provenance: list[dict[str, Any]], step: int = 40) -> dict[str, Any]:
         recipe = RECIPE.model_dump(mode="json")

@@ -102,7 +102,11 @@ def data_rows(content: dict[str, Any]) -> list[Note]:
 def teacher_line(content: dict[str, Any]) -> str:
     """All teachers of the steps that led to a checkpoint, or to several, those before `--start-from` among them."""
     lines = _teachers(content.get("provenance"))
-    others = [t for other in content.get("mean_with", ()) for t in _teachers(other.get("provenance"))]
+    others = [
+        line
+        for other in content.get("mean_with", ())
+        for line in (_line_of(other["teacher"]) if "model" in other else _teachers(other.get("provenance")))
+    ]
     lines = list(dict.fromkeys([*lines, *(t for t in others if t != "none")]))
     if lines == ["none"]:
         return UNTAUGHT
@@ -178,8 +182,12 @@ def rebuild(recipe: Recipe, content: dict[str, Any], name: str = "NAME") -> str:
     places: dict[str, str] = {}
     lines, out = _stages(recipe, content, {}, places)
     files = [f"{out}/{content.get('file', 'last.pt')}"]
+    places[content.get("sha256", "")] = files[0]
     files += [
-        places.get(other["sha256"], f"ANOTHER/{other['file']}") for other in content.get("mean_with", ())
+        f"models/{other['model']}"
+        if "model" in other
+        else places.get(other["sha256"], f"ANOTHER/{other['file']}")
+        for other in content.get("mean_with", ())
     ]
     export = f"python -m training.export {' '.join(files)} --out models/{name} --data DIR"
     told: list[str] = []

@@ -201,18 +201,21 @@ def _made(recipe: Recipe, content: dict[str, Any]) -> str:
     ]
     for entry in content.get("provenance") or []:
         if start := entry.get("started_from"):
-            what = (
-                f"model `{start['model']}` {start['version']}"
-                if "model" in start
-                else f"step {start['step']:,} of recipe `{start['recipe']['name']}`"
-            )
-            lines.append(f"- started from {what} (sha256 {start['sha256'][:16]})")
+            lines.append(f"- started from {_whose(start)} (sha256 {start['sha256'][:16]})")
     for other in content.get("mean_with", ()):
-        what = f"step {other['step']:,} of recipe `{other['recipe']['name']}`"
-        lines.append(
-            f"- the weights are the mean of its own and those of {what} (sha256 {other['sha256'][:16]})"
-        )
+        if other["sha256"] == content.get("sha256"):
+            lines.append("- in the mean that follows its own weights count once more")
+        else:
+            what = f"{_whose(other)} (sha256 {other['sha256'][:16]})"
+            lines.append(f"- the weights are the mean of its own and those of {what}")
     return "\n".join(lines)
+
+
+def _whose(weights: dict[str, Any]) -> str:
+    """What the weights of this origin are: a model's that shipped, or a run's."""
+    if "model" in weights:
+        return f"model `{weights['model']}` {weights['version']}"
+    return f"step {weights['step']:,} of recipe `{weights['recipe']['name']}`"
 
 
 def _data(rows: list[Note], held_out: float) -> str:

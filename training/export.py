@@ -116,8 +116,9 @@ def clip_psnr(a: Array, b: Array) -> float:
 def load_student(checkpoint: Path, more: Sequence[Path] = ()) -> tuple[Student, Recipe, dict[str, Any]]:
     """The averaged student of a checkpoint, its recipe and the checkpoint itself.
 
-    With `more` checkpoints of the same network the mean of all their weights: what each owes to the chance of its
-    own last steps goes (model soups; Wortsman et al., ICML 2022). Raises TrainingError.
+    With `more` checkpoints or model folders of the same network the mean of all their weights: what each owes to
+    the chance of its own last steps goes (model soups; Wortsman et al., ICML 2022). One that is named twice counts
+    twice. Raises TrainingError, ModelError.
     """
     content = read_checkpoint(checkpoint)
     recipe = Recipe.model_validate(content["recipe"])
@@ -128,18 +129,28 @@ def load_student(checkpoint: Path, more: Sequence[Path] = ()) -> tuple[Student, 
         student.load_state_dict(content["average"])
     except RuntimeError as e:
         raise TrainingError(f"{checkpoint} holds another network than its recipe says") from e
-    others = [read_checkpoint(path) for path in more]
-    for path, other in zip(more, others, strict=True):
-        if other["recipe"]["network"] != content["recipe"]["network"]:
+    others = [_averaged(path) for path in more]
+    for path, (_, facts) in zip(more, others, strict=True):
+        if facts["recipe"]["network"] != content["recipe"]["network"]:
             raise TrainingError(
                 f"{path} holds another network than {checkpoint}: there is no mean of the two"
             )
     if others:
-        averages = [content["average"], *(other["average"] for other in others)]
+        averages = [content["average"], *(weights for weights, _ in others)]
         student.load_state_dict({k: torch.stack([a[k] for a in averages]).mean(0) for k in averages[0]})
-        content["mean_with"] = [origin(path, other) for path, other in zip(more, others, strict=True)]
+        content["mean_with"] = [facts for _, facts in others]
+        content["sha256"] = origin(checkpoint)["sha256"]
     student.quantize_weights()  # in every precision, so that all files of a model give one picture
     return student.eval(), recipe, content
+
+
+def _averaged(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The averaged weights of a checkpoint, or those of a model folder, and where they come from."""
+    if path.is_dir():
+        exported, facts = load_exported(path)
+        return exported.state_dict(), facts
+    content = read_checkpoint(path)
+    return content["average"], origin(path, content)
 
 
 # -- model folders ---------------------------------------------------------------------------------------
@@ -245,7 +256,7 @@ def main() -> None:
         "checkpoint",
         type=Path,
         nargs="+",
-        help="a run's last.pt; of several students, the mean of their weights",
+        help="a run's last.pt; of several students (behind the first, model folders, too) the mean of their weights",
     )
     add("--out", type=Path, required=True, help="model folder to write; its name is the model's name")
     add("--data", type=Path, help="folder of pictures to calibrate on")

@@ -428,6 +428,17 @@ def test_several_checkpoints_give_the_mean_of_their_weights(
     card = (folder / "CARD.md").read_text()
     assert "- the weights are the mean of its own and those of step 7 of recipe `sharpcam` (sha256 " in card
     assert "training.export runs/sharpcam/last.pt ANOTHER/second.pt --out models/mean" in card
+    # a model folder has its share, too, and what is named twice counts twice
+    thirds = export_student(checkpoint, tmp_path / "thirds", clips=calibration, more=[checkpoint, folder],
+                            calibration=3, precisions=["float32"])  # fmt: skip
+    weights = folded_weights(load_exported(thirds)[0])["gate_mid"][0]
+    own = folded_weights(mine)["gate_mid"][0]
+    assert np.abs(weights - (2 * own + mean) / 3).max() < 0.02 < np.abs(mean - own).max()
+    card = (thirds / "CARD.md").read_text()
+    assert "- in the mean that follows its own weights count once more\n" in card
+    assert "- the weights are the mean of its own and those of model `mean` 1.0 (sha256 " in card
+    again = "runs/sharpcam/last.pt runs/sharpcam/last.pt models/mean --out models/thirds"
+    assert f"python -m training.export {again}" in card
     still = trained(STILL)
     recipe = load_recipe("sharpcam", {"network.options": {"channels": 32, "depth": 1, "temporal": False}})
     save_checkpoint(

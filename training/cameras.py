@@ -33,6 +33,7 @@ from training.degrade import (
     sample_lens,
     sample_webcam,
 )
+from training.tasks import planes, to_rgb
 
 REACH, LENS_REACH = 16, 24  # pixels: no kernel of a webcam, and none of a lens, is wider to either side
 BLOCK = 8  # of JPEG
@@ -109,7 +110,7 @@ class Cameras:
             return (x + own("sharpen_amount") * (x - correlate(x, self.masks[rows[at]]))).clamp(0, 1)
 
         encoded, scaler = fact["encoded"] > 0, fact["scaler"].flatten().long()
-        rgb = from_i420(clips)
+        rgb = to_rgb(*planes(clips)).clamp(0, 1)
         light = torch.where(encoded, rgb, rgb**GAMMA)
         light = scale(correlate(light, self.blurs[rows]), self.down[scaler])
         wander = self._wander(fact["drift"], light.shape[1], generator)
@@ -133,11 +134,11 @@ class Cameras:
     def through_lens(self, clips: Tensor, which: NDArray[np.int64], generator: torch.Generator) -> Tensor:
         """What lens `which[i]` makes of clip i: `degrade.soft_lens` for a batch."""
         rows = upload(which, self.device)
-        y, uv = _planes(clips)
+        y, uv = planes(clips)
         noise = self.lens_noise[rows].view(-1, 1, 1, 1, 1)
         out = []
         for plane, kernels in ((y, self.lens_luma), (uv, self.lens_chroma)):
-            soft = correlate(plane.float(), kernels[rows])
+            soft = correlate(plane, kernels[rows])
             soft = soft + noise * _noise(soft, generator)
             out.append(soft.round().clamp(0, 255).to(torch.uint8).flatten(2))
         return torch.cat(out, 2).view(clips.shape)
@@ -314,21 +315,6 @@ def _rgb(y: Tensor, u: Tensor, v: Tensor) -> Tensor:
     return torch.cat([y + 1.402 * v, y - 0.344136 * u - 0.714136 * v, y + 1.772 * u], 2)
 
 
-def _planes(clips: Tensor) -> tuple[Tensor, Tensor]:
-    """uint8 I420 (B, T, S * 3 // 2, S) -> y (B, T, 1, S, S) and uv (B, T, 2, S/2, S/2)."""
-    side = clips.shape[-1]
-    y, uv = clips[:, :, None, :side], clips[:, :, side:]
-    return y, uv.reshape(*clips.shape[:2], 2, side // 2, side // 2)
-
-
-def from_i420(clips: Tensor) -> Tensor:
-    """`degrade.from_i420`, limited range, of a batch."""
-    y, uv = _planes(clips)
-    wide = F.interpolate(uv.flatten(0, 1).float() - 128, scale_factor=2, mode="bilinear") / 224
-    wide = wide.view(*clips.shape[:2], 2, *y.shape[-2:])
-    return _rgb((y.float() - 16) / 219, wide[:, :, :1], wide[:, :, 1:]).clamp(0, 1)
-
-
 def to_i420(image: Tensor) -> Tensor:
     """`degrade.to_i420`, limited range, of a batch."""
     r, g, b = (image.clamp(0, 1) * 255).round().unbind(2)
@@ -337,5 +323,5 @@ def to_i420(image: Tensor) -> Tensor:
     half = F.avg_pool2d(uv.flatten(0, 1), 2).view(*image.shape[:2], -1) + 128
     luma = (y * (219 / 255) + 16).flatten(2)
     side = image.shape[-1]
-    planes = torch.cat([luma, half], 2).round().clamp(0, 255).to(torch.uint8)
-    return planes.view(*image.shape[:2], side * 3 // 2, side)
+    levels = torch.cat([luma, half], 2).round().clamp(0, 255).to(torch.uint8)
+    return levels.view(*image.shape[:2], side * 3 // 2, side)

@@ -142,9 +142,8 @@ def test_the_shipped_student(gpu: FakeGpu) -> None:
         card.soft(i, frame)
         frame.sequence = i
         a, b = (out_of(engine, frame).buffer.astype(int) for engine in (there, here))
-        done = np.abs(a - frame.buffer).mean()
-        assert done > 1
-        assert np.abs(a - b).mean() < 0.15 * done
+        assert np.abs(a - b).mean() < 0.31
+        assert np.abs(a - frame.buffer).mean() > 1
 
 
 # What moves

@@ -33,11 +33,16 @@ class Teacher(Network):
 
 
 class Data(Section):
-    """The first seven are for clips, from a simulated webcam; the others for single pictures, which one of
+    """The first nine are for clips, from a simulated webcam; the others for single pictures, which one of
     `training.protocols` makes."""
 
     frames: int = Field(default=6, ge=1, description="frames per clip")
     crop: int = Field(default=128, ge=32, description="side of what a step sees")
+    view: int = Field(
+        default=0,
+        ge=0,
+        description="side of the part of the crop that a step sharpens, with a scene known from all of it; 0: all",
+    )
     identity: float = Field(default=0.05, ge=0, le=1, description="share of clips from a perfect camera")
     lenses: float = Field(
         default=0.0, ge=0, le=1, description="share of clips whose camera is a soft lens alone"
@@ -105,6 +110,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _data_fit_the_task(self) -> Recipe:
         pictures = self.task == "pictures"
+        if self.data.view % 16:
+            raise ValueError("data.view: input should be a multiple of 16")
         if not pictures and self.data.crop % 16:
             raise ValueError("data.crop: input should be a multiple of 16")
         if pictures != (self.data.protocol != "webcam"):

@@ -22,7 +22,7 @@ from training.losses import LOSSES, WeightedLoss
 from training.metrics import CEILING, flicker, psnr, ssim
 from training.networks.published import PUBLISHED
 from training.networks.restormer import Restormer
-from training.networks.student import WEIGHT_LEVELS, Student, StudentConfig
+from training.networks.student import WEIGHT_LEVELS, Student, StudentConfig, viewed
 from training.recipe import Network, Recipe
 from training.weights import REGISTRY
 
@@ -205,7 +205,7 @@ class ClipTask(Task):
         self, recipe: Recipe, teacher: nn.Module | None = None, features: Mapping[str, Path] | None = None
     ) -> None:
         super().__init__(recipe, teacher)
-        self.share, self.frames = recipe.data.taught, recipe.data.frames
+        self.share, self.frames, self.side = recipe.data.taught, recipe.data.frames, recipe.data.view
         if recipe.data.frames < 2 and any(w and n.startswith("temporal") for n, w in recipe.loss.items()):
             raise RecipeError("loss 'temporal' compares frames: data.frames has to be 2 or more")
         taught = {name: weight for name, weight in recipe.loss.items() if needs_teacher(name)}
@@ -230,8 +230,11 @@ class ClipTask(Task):
         first = int(rng.integers(max(1, soft.shape[1] - KEPT + 1), size=2).max())
         keep = slice(first, first + KEPT)
         y, uv = planes(soft)
-        out = tuple(p.float() for p in self.student.clip(y, uv, keep))  # type: ignore[operator]
         truth = planes(sharp[:, keep])
+        view = self.view(*y.shape[-2:], rng)
+        out = tuple(p.float() for p in self.student.clip(y, uv, keep, view))  # type: ignore[operator]
+        if view is not None:
+            truth, (y, uv) = viewed(truth, *view), viewed((y, uv), *view)
         total, parts = out[0].new_zeros(()), {}
         if self.loss is not None:
             rgb = (to_rgb(*out), to_rgb(*truth)) if self.loss.needs_rgb else (None, None)
@@ -247,6 +250,14 @@ class ClipTask(Task):
             total = total + taught * (fade if self.loss is not None else 1.0)
             parts |= more
         return total, parts
+
+    def view(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int] | None:
+        """The square of a frame that a step sharpens, (top, left, side); None for all of it."""
+        side = self.side
+        if not side or side >= min(height, width):
+            return None
+        top, left = (8 * int(rng.integers((length - side) // 8 + 1)) for length in (height, width))
+        return top, left, side
 
     def restore(self, soft: Tensor) -> Tensor:
         self.quantize()

@@ -126,7 +126,7 @@ def test_the_loss_is_of_the_restored_clip() -> None:
 def test_clips_longer_than_the_recipe_s_are_cut() -> None:
     task, (soft, sharp) = make_task(recipe_of(data__frames=2)), batch(frames=6)
     seen = []
-    task.student.clip = lambda y, uv, keep: seen.append(y.shape[1]) or (y[:, keep], uv[:, keep])  # type: ignore[assignment, func-returns-value, misc]
+    task.student.clip = lambda y, uv, keep, view: seen.append(y.shape[1]) or (y[:, keep], uv[:, keep])  # type: ignore[assignment, func-returns-value, misc]
     for step in range(5):
         task((soft, sharp), step)
     assert set(seen) == {2}
@@ -157,19 +157,29 @@ def test_a_teacher_is_shown_a_share_of_one_frame_and_learns_nothing() -> None:
     assert not teacher.training
 
 
-def test_the_teacher_s_word_is_about_the_frame_that_it_saw() -> None:
+@pytest.mark.parametrize("view", [0, 16])
+def test_the_teacher_s_word_is_about_the_frame_that_it_saw(view: int) -> None:
     """A teacher who repeats what he sees must find a student agreeing who does the same."""
 
     class Echo(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x
 
-    recipe = recipe_of(loss={"l1_teacher": 1.0}, data__taught=1.0)
+    recipe = recipe_of(loss={"l1_teacher": 1.0}, data__taught=1.0, data__view=view)
     soft = torch.from_numpy(np.random.default_rng(0).integers(40, 200, (2, FRAMES, 48, 32), np.uint8))
     task = make_task(recipe, Echo())
-    task.student.clip = lambda y, uv, keep: (y[:, keep], uv[:, keep])  # type: ignore[assignment, misc]
+    sides = set()
+
+    def repeat(y: Tensor, uv: Tensor, keep: slice, view: tuple[int, int, int] | None) -> tuple[Tensor, Tensor]:
+        out = y[:, keep], uv[:, keep]
+        out = viewed(out, *view) if view else out
+        sides.add(tuple(out[0].shape[-2:]))
+        return out
+
+    task.student.clip = repeat  # type: ignore[assignment, method-assign]
     for step in range(6):
         assert float(task((soft, soft), step)[0]) == pytest.approx(0, abs=1e-6)
+    assert sides == {(view, view) if view else (32, 32)}
 
 
 def test_the_teacher_s_word_fades_out_where_there_is_truth() -> None:

@@ -41,7 +41,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -102,6 +102,27 @@ class RoundThrough(torch.autograd.Function):
         return grad
 
 
+class Hold(torch.autograd.Function):
+    """Clamps forward; a gradient passes unless it leads farther out, so that what is out can come back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.ends = low, high
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (x,), (low, high) = ctx.saved_tensors, ctx.ends
+        outwards = ((x < low) & (grad > 0)) | ((x > high) & (grad < 0))
+        return grad.masked_fill(outwards, 0), None, None
+
+
+def hold(x: Tensor, low: float, high: float) -> Tensor:
+    held: Tensor = Hold.apply(x, low, high)  # type: ignore[no-untyped-call]
+    return held
+
+
 def quantize(x: Tensor, step: float, low: float, high: float) -> Tensor:
     """What a uint8 tensor of this step and range keeps of `x`."""
     rounded: Tensor = RoundThrough.apply(x / step)  # type: ignore[no-untyped-call]
@@ -117,6 +138,15 @@ def unpack(x: Tensor, grid: int) -> tuple[Tensor, Tensor]:
     """The inverse of `pack`."""
     luma = grid * grid
     return depth_to_space(x[:, :luma], grid), depth_to_space(x[:, luma:], grid // 2)
+
+
+def viewed(planes: Planes, top: int, left: int, side: int) -> Planes:
+    """The square of this place and side, in luma pixels and even, of y (..., H, W) and uv (..., H/2, W/2)."""
+    y, uv = planes
+    return (
+        y[..., top : top + side, left : left + side],
+        uv[..., top // 2 : (top + side) // 2, left // 2 : (left + side) // 2],
+    )
 
 
 def space_to_depth(x: Tensor, block: int) -> Tensor:
@@ -245,12 +275,13 @@ class Scene(nn.Module):
 
     def forward(self, means: Tensor) -> Tensor:
         """(N, means, 1, 1) -> (N, gains, 1, 1)."""
-        return torch.clamp(self.gain(F.relu(self.hidden(means))), *GAINS)
+        return hold(self.gain(F.relu(self.hidden(means))), *GAINS)
 
 
 def mean(x: Tensor) -> Tensor:
     """(N, C, H, W) >= 0 -> (N, C, 1, 1), as 8 bits keep it."""
-    return quantize(x.mean((2, 3), keepdim=True), SCENE_STEP, 0, 255 * SCENE_STEP)
+    whole = x.mean((2, 3), keepdim=True)
+    return quantize(hold(whole, 0, 255 * SCENE_STEP), SCENE_STEP, 0, 255 * SCENE_STEP)
 
 
 def frequencies(grid: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -400,11 +431,14 @@ class Student(nn.Module):
         means = self.look((f_y, f_uv)) if self.config.scene else None
         return f_y + strength * r_y, f_uv + strength * r_uv, State(x, c, gate_means, means)
 
-    def clip(self, y: Tensor, uv: Tensor, keep: slice = slice(None)) -> Planes:
+    def clip(
+        self, y: Tensor, uv: Tensor, keep: slice = slice(None), view: tuple[int, int, int] | None = None
+    ) -> Planes:
         """A whole clip: y (N, T, 1, H, W), uv (N, T, 2, H/2, W/2) -> the frames `keep` of it, in that layout.
 
         The recursion runs frame by frame, the sharpening of the kept frames at once, which is what makes
-        training on clips affordable."""
+        training on clips affordable. With a `view`, (top, left, side) in multiples of 8, only that square is
+        sharpened and returned, by what whole frames tell of the scene."""
         n, (first, last, _) = len(y), keep.indices(y.shape[1])
         f: list[Planes] = [(y[:, i], uv[:, i]) for i in range(last)]  # what comes after changes nothing
         if self.config.temporal:
@@ -422,8 +456,10 @@ class Student(nn.Module):
         kept = range(first, last)
         means = self.look(together(max(0, i - 1) for i in kept)) if self.config.scene else None
         flat = together(kept)
+        if view is not None:
+            flat = viewed(flat, *view)
         out = tuple(p + r for p, r in zip(flat, self.sharpen(flat, means), strict=True))
-        return out[0].view(n, -1, *y.shape[2:]), out[1].view(n, -1, *uv.shape[2:])
+        return out[0].unflatten(0, (n, -1)), out[1].unflatten(0, (n, -1))
 
     def quantize_weights(self, levels: int = WEIGHT_LEVELS) -> None:
         """From now on computes with the weights that the uint8 graph will have (0: with its own again)."""

@@ -231,7 +231,7 @@ class ClipTask(Task):
         keep = slice(first, first + KEPT)
         y, uv = planes(soft)
         truth = planes(sharp[:, keep])
-        view = self.view(*y.shape[-2:], rng)
+        view = self.view(y.shape[-2], y.shape[-1], rng)
         out = tuple(p.float() for p in self.student.clip(y, uv, keep, view))  # type: ignore[operator]
         if view is not None:
             truth, (y, uv) = viewed(truth, *view), viewed((y, uv), *view)

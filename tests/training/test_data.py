@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from made_data import drawn, write_pair, write_picture, write_pictures, write_video
+from numpy.typing import NDArray
 
 import training.clips
 import training.library
@@ -327,6 +328,21 @@ def test_a_clip_s_sides_show_the_same_thing(folder: Path) -> None:
         nearer.append(errors[0, 0] <= min(errors.values()))
     assert len(nearer) > 12
     assert np.mean(nearer) > 0.9
+
+
+def test_truths_are_crisper_than_averages_made_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def details(library: Library) -> NDArray[np.float64]:
+        truths = (make_clip(library, SPEC, i)[1][0, :32] for i in range(40))
+        return np.array([np.abs(cv2.Laplacian(t, cv2.CV_32F)).mean() for t in truths])
+
+    stills, pairs = library_of(folder, "stills"), library_of(folder, "pairs")
+    crisp, pair = details(stills), details(pairs)
+    monkeypatch.setattr(training.clips, "CRISP", (0.0, 0.0))
+    gained = crisp / details(stills)
+    assert np.array_equal(details(pairs), pair), "a truth that was photographed stays as it is"
+    assert gained.min() > 0.97
+    assert 1.2 < np.median(gained) < 2.2
+    assert 3 <= np.sum(np.abs(gained - 1) < 1e-9) <= 18, "a quarter stays as it was"
 
 
 def test_perfect_cameras_give_the_truth(folder: Path) -> None:

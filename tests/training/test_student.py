@@ -33,11 +33,13 @@ from training.networks.student import (
     calmed,
     depth_to_space,
     frequencies,
+    hold,
     int8_weights,
     pack,
     quantize,
     space_to_depth,
     unpack,
+    viewed,
 )
 from training.recipe import load_recipe
 from training.tasks import planes
@@ -217,6 +219,29 @@ def test_kept_frames_are_those_of_the_whole_clip(keep: slice) -> None:
         whole, part = student.clip(y, uv), student.clip(y, uv, keep)
     assert torch.allclose(part[0], whole[0][:, keep], atol=1e-4)
     assert torch.allclose(part[1], whole[1][:, keep], atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_view_is_sharpened_by_what_whole_frames_tell() -> None:
+    student, (y, uv) = trained(replace(SMALL, scene=True)), clip(noise=4, side=96)
+    top, left, side = place = 24, 16, 64
+    whole, part = student.clip(y, uv), student.clip(y, uv, slice(1, 3), place)
+    inner = slice(16, -16)  # beyond, a view sees less of what surrounds it
+    for all_of_it, seen in zip(viewed(whole, *place), part, strict=True):
+        wanted = all_of_it[:, 1:3]
+        assert seen.shape == wanted.shape
+        assert torch.allclose(seen[..., inner, inner], wanted[..., inner, inner], atol=1e-3)
+    alone = student.clip(*viewed((y, uv), top, left, side), slice(1, 3))
+    assert not torch.allclose(part[0][..., inner, inner], alone[0][..., inner, inner], atol=1e-3)
+
+
+def test_what_is_out_of_its_range_can_come_back() -> None:
+    x = torch.tensor([-2.0, 0.5, 3.0, -2.0, 0.5, 3.0], requires_grad=True)
+    held = hold(x, 0, 1)
+    assert held.tolist() == [0, 0.5, 1, 0, 0.5, 1]
+    held.backward(torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, -1.0]))
+    assert x.grad is not None
+    assert x.grad.tolist() == [0, 1, 1, -1, -1, 0], "a step goes against its gradient"
 
 
 @pytest.mark.parametrize("config", CONFIGS)

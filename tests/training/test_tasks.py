@@ -17,7 +17,7 @@ from sharpcam.stills import sharpen_picture
 from training import degrade
 from training.errors import RecipeError
 from training.losses import charbonnier, charbonnier_planes, distillation
-from training.networks.student import Conv
+from training.networks.student import Conv, viewed
 from training.networks.vgg import VGG16Features
 from training.recipe import Recipe, load_recipe
 from training.tasks import (
@@ -170,7 +170,9 @@ def test_the_teacher_s_word_is_about_the_frame_that_it_saw(view: int) -> None:
     task = make_task(recipe, Echo())
     sides = set()
 
-    def repeat(y: Tensor, uv: Tensor, keep: slice, view: tuple[int, int, int] | None) -> tuple[Tensor, Tensor]:
+    def repeat(
+        y: Tensor, uv: Tensor, keep: slice, view: tuple[int, int, int] | None
+    ) -> tuple[Tensor, Tensor]:
         out = y[:, keep], uv[:, keep]
         out = viewed(out, *view) if view else out
         sides.add(tuple(out[0].shape[-2:]))

@@ -459,7 +459,7 @@ class Student(nn.Module):
         if view is not None:
             flat = viewed(flat, *view)
         out = tuple(p + r for p, r in zip(flat, self.sharpen(flat, means), strict=True))
-        return out[0].unflatten(0, (n, -1)), out[1].unflatten(0, (n, -1))
+        return out[0].view(n, -1, *out[0].shape[1:]), out[1].view(n, -1, *out[1].shape[1:])
 
     def quantize_weights(self, levels: int = WEIGHT_LEVELS) -> None:
         """From now on computes with the weights that the uint8 graph will have (0: with its own again)."""

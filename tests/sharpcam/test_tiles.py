@@ -120,7 +120,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder.mkdir()
     (folder / "model.onnx").write_bytes(graph.SerializeToString())
     checksum = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
-    known = [s.model_copy(update={"initial": 60}) if s.whole else s for s in model.manifest.state]
+    known = [s.model_copy(update={"initial": 4}) if s.whole else s for s in model.manifest.state]
     assert any(state.whole for state in known)
     assert model.manifest.halo is not None
     manifest = model.manifest.model_copy(update={"sha256": checksum, "state": tuple(known)})
@@ -318,10 +318,7 @@ def test_tiles_agree_on_the_scene(load: Load) -> None:
     differ = np.mean([np.abs(a.astype(int) - b).mean() for a, b in zip(whole, tiled, strict=True)])
     assert done > 1
     assert differ < done / 10
-    # the sharper a student, the farther single pixels of fine patterns move with its scene
-    off = np.abs(np.stack(whole).astype(int) - np.stack(tiled))
-    assert np.percentile(off, 99.99) <= 5
-    assert off.max() <= 10
+    assert steps(whole, tiled) <= 8
 
 
 def test_a_state_of_the_whole_frame_is_the_mean_of_the_tiles(tmp_path: Path, load: Load) -> None:

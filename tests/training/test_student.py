@@ -244,6 +244,17 @@ def test_what_is_out_of_its_range_can_come_back() -> None:
     assert x.grad.tolist() == [0, 1, 1, -1, -1, 0], "a step goes against its gradient"
 
 
+@torch.no_grad()
+def test_a_scene_learns_from_means_that_are_a_little_off() -> None:
+    scene = trained(replace(SMALL, scene=True)).scene
+    means = torch.rand(1, 32, 1, 1)
+    ships = scene(means)
+    assert torch.equal(scene(means), ships)
+    learning = torch.stack([scene.train()(means) for _ in range(50)])
+    assert not torch.equal(learning[0], learning[1])
+    assert torch.allclose(learning.mean(0), ships, atol=0.05)
+
+
 @pytest.mark.parametrize("config", CONFIGS)
 @torch.no_grad()
 def test_strength_scales_all_that_is_added(config: StudentConfig) -> None:

@@ -115,7 +115,9 @@ def calibrate(student: Student, clips: Iterable[Array]) -> Ranges:
         return float(np.mean([clip_psnr(quantised(c, 1.0), w) for c, w in zip(clips, wanted, strict=True)]))
 
     options = range(len(PERCENTILES))
-    best, choice = max(((nearness(c), c) for c in (dict.fromkeys(names, i) for i in options)), key=lambda x: x[0])
+    best, choice = max(
+        ((nearness(c), c) for c in (dict.fromkeys(names, i) for i in options)), key=lambda x: x[0]
+    )
     for name in names:
         for i in options:
             other = choice | {name: i}

@@ -20,6 +20,7 @@ from training.degrade import (
     Webcam,
     as_float,
     degrade_clip,
+    oversharpen,
     sample_webcam,
     to_gamma,
     to_i420,
@@ -128,8 +129,7 @@ def _crisp(frames: list[Image], rng: np.random.Generator) -> list[Image]:
     if rng.random() < 0.25:
         return frames
     amount, sigma = float(rng.uniform(*CRISP)), float(rng.uniform(0.5, 0.8))
-    soft = (cv2.GaussianBlur(f, (0, 0), sigma) for f in frames)
-    return [np.clip(f + np.float32(amount) * (f - s), 0, 1) for f, s in zip(frames, soft, strict=True)]
+    return [oversharpen(f, sigma, amount) for f in frames]
 
 
 def _worth_seeing(

@@ -109,21 +109,22 @@ def calibrate(student: Student, clips: Iterable[Array]) -> Ranges:
     low = {n: np.min(vs, axis=0)[0] for n, vs in seen.items()}
     high = {n: np.max(vs, axis=0)[1] for n, vs in seen.items()}
 
+    def chosen(choice: dict[str, int]) -> Ranges:
+        return {n: (float(low[n][i]), float(high[n][i])) for n, i in choice.items()}
+
     def nearness(choice: dict[str, int]) -> float:
-        ranges = {n: (float(low[n][i]), float(high[n][i])) for n, i in choice.items()}
-        quantised = runner(build_model(student, "uint8", ranges))
+        quantised = runner(build_model(student, "uint8", chosen(choice)))
         return float(np.mean([clip_psnr(quantised(c, 1.0), w) for c, w in zip(clips, wanted, strict=True)]))
 
     options = range(len(PERCENTILES))
-    best, choice = max(
-        ((nearness(c), c) for c in (dict.fromkeys(names, i) for i in options)), key=lambda x: x[0]
-    )
+    alike = [dict.fromkeys(names, i) for i in options]
+    best, choice = max(((nearness(c), c) for c in alike), key=lambda pair: pair[0])
     for name in names:
         for i in options:
             other = choice | {name: i}
             if i != choice[name] and (near := nearness(other)) > best:
                 best, choice = near, other
-    return {n: (float(low[n][i]), float(high[n][i])) for n, i in choice.items()}
+    return chosen(choice)
 
 
 def clip_psnr(a: Array, b: Array) -> float:

@@ -33,7 +33,7 @@ class Teacher(Network):
 
 
 class Data(Section):
-    """The first nine are for clips, from a simulated webcam; the others for single pictures, which one of
+    """The first eight are for clips, from a simulated webcam; the others for single pictures, which one of
     `training.protocols` makes."""
 
     frames: int = Field(default=6, ge=1, description="frames per clip")

@@ -120,6 +120,7 @@ class Hold(torch.autograd.Function):
 
 
 def hold(x: Tensor, low: float, high: float) -> Tensor:
+    """`x` within low..high (see `Hold`)."""
     held: Tensor = Hold.apply(x, low, high)  # type: ignore[no-untyped-call]
     return held
 
@@ -283,8 +284,8 @@ class Scene(nn.Module):
 
 def mean(x: Tensor) -> Tensor:
     """(N, C, H, W) >= 0 -> (N, C, 1, 1), as 8 bits keep it."""
-    whole = x.mean((2, 3), keepdim=True)
-    return quantize(hold(whole, 0, 255 * SCENE_STEP), SCENE_STEP, 0, 255 * SCENE_STEP)
+    ends = 0, 255 * SCENE_STEP
+    return quantize(hold(x.mean((2, 3), keepdim=True), *ends), SCENE_STEP, *ends)
 
 
 def frequencies(grid: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:

@@ -108,19 +108,25 @@ class Job:
 
 
 def begin_with(student: nn.Module, start: Path) -> dict[str, Any]:
-    """Gives `student` the averaged weights of a checkpoint, or those of an exported model's folder, which may
-    lack the scene; returns where they come from, for provenance. Raises TrainingError, ModelError."""
-    if not start.is_dir():
-        return origin(start, load_average(student, start))
-    from training.export import load_exported
+    """Gives `student` the averaged weights of a checkpoint, or those of an exported model's folder, of which a
+    `Student` may have more layers (see `begin_as`); returns where they come from, for provenance.
 
-    exported, facts = load_exported(start)
-    theirs, mine = exported.state_dict(), student.state_dict()
-    new = {k: v for k, v in mine.items() if k.startswith(("gate_scene.", "look_", "scene."))}
+    Raises TrainingError, ModelError."""
+    if start.is_dir():
+        from training.export import load_exported
+
+        exported, facts = load_exported(start)
+        theirs, recipe = exported.state_dict(), facts["recipe"]
+    else:
+        content = read_checkpoint(start)
+        theirs, recipe, facts = content["average"], content["recipe"], origin(start, content)
     try:
-        student.load_state_dict(new | theirs)
+        if isinstance(student, Student):
+            student.begin_as(theirs)
+        else:
+            student.load_state_dict(theirs)
     except RuntimeError as e:
-        options = facts["recipe"]["network"]["options"]
+        options = recipe["network"]["options"]
         raise TrainingError(f"{start} holds another network: its recipe has {options}") from e
     return facts
 

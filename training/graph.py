@@ -421,7 +421,7 @@ def assemble(graph: Graph, ops: FloatOps | QuantOps, student: Student) -> None:
             ops.store_memory(c[p], f"state_added_{p}_out")
     cells = ops.pack(f, config.grid, "fused")
     h = conv(cells, "head", relu=True, scale=SCALES["head"], offset=128)
-    for i in range(config.depth):
+    for i in range(len(student.body)):
         h = conv(h, f"body.{i}", relu=True)
     residuals = ops.unpack(conv(h, "tail", relu=False), config.grid, "tail")
     for p in PLANES:

@@ -165,6 +165,8 @@ def test_5_a_model_folder_is_a_beginning_too(command: Command, data: Path, runs:
     assert find_model(runs / "third" / "sharpcam").manifest.teacher.startswith("recipe teacher, step 2")
     seeing = ["--set", "network.options={channels=32, depth=0, grid=4, gate=16, scene=true}"]
     assert command(*arguments, *seeing, "--out", runs / "seeing")[::2] == (0, "")
+    deeper = ["--set", "network.options={channels=32, depth=1, pointwise=1, grid=4, gate=16}"]
+    assert command(*arguments, *deeper, "--out", runs / "deeper")[::2] == (0, "")
     wider = ["--set", "network.options={channels=48, depth=0, grid=4, gate=16}"]
     code, _, err = command(*arguments, *wider, "--out", runs / "fourth")
     assert code == 1

@@ -50,7 +50,8 @@ TEMPORAL = StudentConfig(channels=32, depth=1, gate=16)
 STILL = replace(TEMPORAL, temporal=False)
 WIDE = StudentConfig(channels=64, depth=0, grid=8, gate=16)
 SEEING = replace(TEMPORAL, scene=True)
-KINDS = {"temporal": TEMPORAL, "still": STILL, "wide": WIDE, "seeing": SEEING}
+POINTED = replace(SEEING, pointwise=1)
+KINDS = {"temporal": TEMPORAL, "still": STILL, "wide": WIDE, "seeing": SEEING, "pointed": POINTED}
 
 
 def noisy_clip(frames: int = 4, height: int = 48, width: int = 64, seed: int = 0, noise: float = 4) -> U8:

@@ -30,6 +30,7 @@ CONFIGS = [
     StudentConfig(channels=64, depth=1, grid=8, gate=16),
     StudentConfig(depth=1, grid=16, gate=16),
     StudentConfig(depth=1, gate=16, scene=True),
+    StudentConfig(depth=1, pointwise=2, gate=16),
     STILL,
     StudentConfig(depth=2, grid=2, temporal=False),
 ]

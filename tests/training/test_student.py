@@ -195,6 +195,7 @@ def test_pictures_have_about_the_sizes_that_whitening_expects() -> None:
 
 CONFIGS = [SMALL, replace(SMALL, temporal=False), replace(SMALL, grid=8), StudentConfig(64, 0, 8, 16)]
 CONFIGS += [replace(c, scene=True) for c in CONFIGS if c.temporal]
+CONFIGS += [replace(SMALL, pointwise=2, scene=True)]
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -441,7 +442,44 @@ def test_the_shipped_size_is_pinned() -> None:
     assert options == {"channels": 48, "depth": 3, "grid": 4, "gate": 32, "scene": True}
     assert student.parameter_count() == 102968
     assert student.macs_per_pixel() == 4320.0
-    assert student.describe() == {**options, "temporal": True}
+    assert student.describe() == {**options, "temporal": True, "pointwise": 0}
+
+
+@pytest.mark.parametrize("old", [SMALL, replace(SMALL, scene=True)], ids=["plain", "seeing"])
+@pytest.mark.parametrize(
+    "more", [{"depth": 3}, {"pointwise": 2}, {"depth": 2, "pointwise": 1}, {"scene": True}], ids=str
+)
+def test_more_layers_begin_as_what_was_there(old: StudentConfig, more: dict[str, int]) -> None:
+    torch.manual_seed(3)
+    before = Student(old).eval()
+    with torch.no_grad():
+        for p in before.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    after = Student(replace(old, **more)).eval()  # type: ignore[arg-type]
+    after.begin_as(before.state_dict())
+    clip = 255 * torch.rand(2, 3, 1, 32, 48), 255 * torch.rand(2, 3, 2, 16, 24)
+    with torch.no_grad():
+        for a, b, x in zip(before.clip(*clip), after.clip(*clip), clip, strict=True):
+            assert (a - x).abs().mean() > 0.3
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-3)
+    y, uv = after.train().clip(*clip)
+    (y.square().mean() + uv.square().mean()).backward()
+    for i in range(len(before.body), len(after.body)):
+        assert after.body[i].weight.grad.abs().sum() > 0  # type: ignore[union-attr, operator]
+
+
+def test_another_network_is_no_beginning() -> None:
+    weights = Student(replace(SMALL, pointwise=1)).state_dict()
+    for other in (
+        SMALL,
+        replace(SMALL, depth=2),
+        replace(SMALL, channels=48, pointwise=1),
+        replace(SMALL, pointwise=1, gate=32),
+    ):
+        with pytest.raises(RuntimeError):
+            Student(other).begin_as(weights)
+    with pytest.raises(RuntimeError):
+        Student(SMALL).begin_as({k: v for k, v in Student(SMALL).state_dict().items() if k != "head.weight"})
 
 
 def test_weights_have_the_names_that_checkpoints_know() -> None:

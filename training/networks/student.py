@@ -39,7 +39,7 @@ as one convolution. ReLU is the only nonlinearity and nothing is normalised, so 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -70,9 +70,9 @@ def grid_channels(grid: int) -> int:
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """`channels` (multiples of 16) and number of inner 3 x 3 convolutions of the sharpener, its `grid` in
-    pixels, channels of the gate; `temporal` False leaves the recursive half out, `scene` False what looks at
-    the whole frame, which needs the memory. Raises ValueError."""
+    """`channels` (multiples of 16), inner 3 x 3 and, after them, inner 1 x 1 convolutions of the sharpener (`depth`,
+    `pointwise`), its `grid` in pixels, channels of the gate; `temporal` False leaves the recursive half out,
+    `scene` False what looks at the whole frame, which needs the memory. Raises ValueError."""
 
     channels: int = 32
     depth: int = 4
@@ -80,6 +80,7 @@ class StudentConfig:
     gate: int = 32
     temporal: bool = True
     scene: bool = False
+    pointwise: int = 0
 
     def __post_init__(self) -> None:
         if self.scene and not self.temporal:
@@ -201,11 +202,11 @@ class Conv(nn.Conv2d):
 
 
 class BodyConv(Conv):
-    """3 x 3 beside an identity, which carries the signal while the 3 x 3 starts as a small correction
-    (RepVGG; Ding et al., CVPR 2021)."""
+    """A convolution beside an identity, which carries the signal while the convolution starts as a small
+    correction (RepVGG; Ding et al., CVPR 2021)."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, 3)
+    def __init__(self, channels: int, side: int = 3) -> None:
+        super().__init__(channels, channels, side)
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
         nn.init.zeros_(self.bias)  # type: ignore[arg-type]
         self.weight.data.mul_(0.3)
@@ -219,7 +220,7 @@ class BodyConv(Conv):
 
     def _identity(self) -> Tensor:
         eye = torch.eye(len(self.weight), device=self.weight.device, dtype=self.weight.dtype)
-        return F.pad(eye[..., None, None], (1, 1, 1, 1))
+        return F.pad(eye[..., None, None], (self.kernel_size[0] // 2,) * 4)
 
 
 class FromFrequencies(Conv):
@@ -363,7 +364,8 @@ class Student(nn.Module):
             nn.init.zeros_(self.gate_out.weight)
             nn.init.constant_(self.gate_out.bias, 0.3)  # type: ignore[arg-type]
         self.head = FromFrequencies(c, grid)
-        self.body = nn.ModuleList(BodyConv(c) for _ in range(self.config.depth))
+        sides = [3] * self.config.depth + [1] * self.config.pointwise
+        self.body = nn.ModuleList(BodyConv(c, side) for side in sides)
         self.tail = ToFrequencies(c, grid)
         if self.config.scene:
             gate, sharpener = (sum(layers.values()) for layers in self.scenes().values())
@@ -379,7 +381,7 @@ class Student(nn.Module):
         if not self.config.scene:
             return {}
         gate = {"gate_mid": self.config.gate, "gate_out": grid_channels(GATE_GRID)}
-        body = {f"body.{i}": self.config.channels for i in range(self.config.depth)}
+        body = {f"body.{i}": self.config.channels for i in range(len(self.body))}
         return {"gate_scene": gate, "scene": {"head": self.config.channels} | body}
 
     def start(self, x: Planes) -> State:
@@ -465,6 +467,23 @@ class Student(nn.Module):
         out = tuple(p + r for p, r in zip(flat, self.sharpen(flat, means), strict=True))
         return out[0].view(n, -1, *out[0].shape[1:]), out[1].view(n, -1, *out[1].shape[1:])
 
+    def begin_as(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes over the weights (a state dict) of a student of the same channels that may have fewer inner
+        convolutions of the last kind, and no scene: does exactly what it did, with more to learn in.
+
+        Raises RuntimeError where it is another network.
+        """
+        own = self.state_dict()
+        lacking = [k for k in own if k not in weights]
+        new = {k: own[k] for k in lacking if k.startswith(("gate_scene.", "look_", "scene."))}
+        # an inner convolution of nothing beside its identity changes nothing: what it gets is not below 0
+        new |= {k: torch.zeros_like(own[k]) for k in lacking if k.startswith("body.")}
+        for key, start in (("scene.gain.weight", 0.0), ("scene.gain.bias", 1.0)):
+            if key in weights and key in own and len(weights[key]) < len(own[key]):
+                rest = torch.full_like(own[key][len(weights[key]) :], start)
+                new[key] = torch.cat([weights[key].to(rest), rest])
+        self.load_state_dict({**weights, **new})
+
     def quantize_weights(self, levels: int = WEIGHT_LEVELS) -> None:
         """From now on computes with the weights that the uint8 graph will have (0: with its own again)."""
         for module in self.modules():
@@ -475,7 +494,8 @@ class Student(nn.Module):
         """Multiply-accumulates per luma pixel."""
         c, g, grid = self.config.channels, self.config.gate, self.config.grid
         n = grid_channels(grid)
-        sharpener = (n * c + self.config.depth * c * c * 9 + c * n) / grid**2
+        inner = c * c * (self.config.depth * 9 + self.config.pointwise)
+        sharpener = (n * c + inner + c * n) / grid**2
         if self.config.scene:
             sharpener += (n * SCENE / 2**2 + SCENE * SCENE * 9 / 4**2) / grid**2
         m = grid_channels(GATE_GRID)

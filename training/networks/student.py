@@ -10,7 +10,7 @@
                                             |                               |
                next frame's added <---- c = g * d ---------------- f = x + strength * c
                                                                             |
-                            unshuffle by 4, 1 x 1, some 3 x 3, 1 x 1, shuffle
+                            unshuffle by 4, 1 x 1, some 3 x 3, some 1 x 1, shuffle
                                                                             |
                                                    residual r ---- f + strength * r ----> y_out, uv_out
 

@@ -293,6 +293,8 @@ def to_toml(values: dict[str, Any], table: str = "") -> str:
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{k}={_toml(v)}' for k, v in value.items())}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(_toml(item) for item in value)}]"
     return value.isoformat() if isinstance(value, date) else json.dumps(value, ensure_ascii=False)

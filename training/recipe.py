@@ -159,7 +159,8 @@ def validated(values: Any, where: str) -> Recipe:
 
 
 def differences(recipe: Recipe, other: Recipe) -> dict[str, Any]:
-    """What `recipe` says otherwise than `other`: dotted keys and values, as `load_recipe` takes them."""
+    """What `recipe` says otherwise than `other`: dotted keys and values, as `load_recipe` takes them. The options
+    of a network are one value: what they do not say has defaults, which no value of their own would tell."""
     mine, theirs = (_flat(r.model_dump(mode="json")) for r in (recipe, other))
     return {key: value for key, value in mine.items() if theirs.get(key) != value}
 
@@ -167,5 +168,6 @@ def differences(recipe: Recipe, other: Recipe) -> dict[str, Any]:
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        whole = not isinstance(value, dict) or key == "options"
+        flat |= {f"{prefix}{key}": value} if whole else _flat(value, f"{prefix}{key}.")
     return flat

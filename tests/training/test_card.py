@@ -338,11 +338,18 @@ def test_a_loss_that_the_shipped_recipe_has_gained_is_taken_away() -> None:
 
 
 def test_a_recipe_that_no_flags_can_make_is_named_as_a_file() -> None:
-    options = {"channels": 32, "depth": 3, "grid": 4}  # the shipped one says more
-    other = RECIPE.model_copy(update={"network": Network(kind="student", options=options)})
+    other = RECIPE.model_copy(update={"teacher": None})
     command = rebuild(other, content(entry(None))).splitlines()[1]
     assert "--recipe RECIPE.toml" in command
     assert "--set" not in command
+
+
+def test_a_network_that_says_less_than_the_shipped_one_is_named_whole() -> None:
+    options = {"channels": 32, "depth": 3, "grid": 4}
+    other = RECIPE.model_copy(update={"network": Network(kind="student", options=options)})
+    command = rebuild(other, content(entry(None))).splitlines()[1]
+    assert "--set 'network.options={channels=32, depth=3, grid=4}'" in command
+    assert recipe_of_command(command).network == other.network
 
 
 def test_a_run_that_the_clock_ended_is_as_many_steps_anywhere() -> None:
@@ -395,8 +402,7 @@ def test_a_run_that_went_on_otherwise_says_so() -> None:
 
 def test_differences_are_those_that_were_made() -> None:
     assert differences(RECIPE, load_recipe("sharpcam")) == {
-        "network.options.channels": 32, "network.options.depth": 0, "network.options.gate": 16,
-        "train.steps": 40, "loss.edge": 0.25,
+        "network.options": OPTIONS, "train.steps": 40, "loss.edge": 0.25,
     }  # fmt: skip
     assert differences(RECIPE, RECIPE) == {}
 

@@ -19,7 +19,19 @@ from sharpcam.errors import ModelError
 
 Twin = Literal["yuv420", "rgb"]
 
-_UNCHANGED = ("Reshape", "Transpose", "Concat", "Split", "Shape", "Div", "Identity", "Gemm", "Relu", "Clip")
+_UNCHANGED = (
+    "Reshape",
+    "Transpose",
+    "Concat",
+    "Split",
+    "Slice",
+    "Shape",
+    "Div",
+    "Identity",
+    "Gemm",
+    "Relu",
+    "Clip",
+)
 _PLANES = {"y": [1, 1, "H", "W"], "uv": [1, 2, "H/2", "W/2"]}
 
 # ITU-R BT.601, limited range, from RGB in 0..1
@@ -194,7 +206,7 @@ class _Twin:
 
     def model(self, layout: Twin) -> onnx.ModelProto:
         ports = {port.name: _sides(port) for port in (*self.graph.input, *self.graph.output)}
-        states = [p.name for p in self.graph.input if p.name not in (*_PLANES, "strength")]
+        states = [p.name for p in self.graph.input if _is_plane(p) and p.name not in _PLANES]
         results = [p.name for p in self.graph.output if p.name not in ("y_out", "uv_out")]
         first, last = ["y", "uv"], ["y_out", "uv_out"]
         if layout == "rgb":

@@ -5,7 +5,8 @@ wakes and waits fifty times a frame. Here every thread runs the whole graph on i
 
 Around its tile a thread reads a `halo` as wide as the graph looks (`halo` in the manifest), and what the graph
 makes of the halo is thrown away, so that the frame comes out as if it had run whole: a uint8 graph's bit for bit.
-A state of the whole frame is the mean of what the tiles say, halos included, which is as good, but not the same.
+A state of the whole frame is the mean of what the tiles say. Where the graph has the optional input `core`, they say
+it of what they give alone, and it comes out as of the whole frame but for its rounding; elsewhere halos count, too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ from sharpcam.manifest import Manifest, Shape, State, resolve_shape
 # halos are computed twice: with more than this many times the frame's pixels, more tiles cost the machine more
 # than they give
 MAX_WORK = 1.5
+# int64 (4,): top, left, bottom, right in pixels of what counts for a state of the whole frame; a graph's own value is
+# all of it. It counts cells of at most so many pixels, which lie as in the whole frame if tiles begin at multiples
+CORE, CELL = "core", 16
+LEAST_CORE = 2 * CELL  # pixels to a side: less would be a cell, or none
 
 
 class Span(NamedTuple):
@@ -39,14 +44,14 @@ class Span(NamedTuple):
 
 
 def cut(side: int, parts: int, halo: int, step: int) -> list[Span]:
-    """Cuts `side` into tiles that read about as much each; all borders are multiples of `step`, as `side` and
-    `halo` are. The tiles at the ends have one halo only, so they give more than those between.
+    """Cuts `side` into tiles that read about as much each; they begin, to give and to read, at multiples of `step`.
+    The tiles at the ends have one halo only, so they give more than those between.
 
     Needs `parts` times a `step` between the outermost halos.
     """
     inner = (halo + part * (side - 2 * halo) / parts for part in range(1, parts))
     borders = [0, *(int(border / step + 0.5) * step for border in inner), side]
-    return [Span(max(0, a - halo), a, b, min(side, b + halo)) for a, b in pairwise(borders)]
+    return [Span(max(0, (a - halo) // step * step), a, b, min(side, b + halo)) for a, b in pairwise(borders)]
 
 
 def grid(width: int, height: int, count: int, halo: int, step: int) -> tuple[list[Span], list[Span]]:
@@ -108,7 +113,8 @@ class Tiles:
     ) -> Tiles | None:
         """A tile for each of `threads`, or fewer (see `grid`); None where one would be the whole frame."""
         assert manifest.halo is not None
-        columns, rows = grid(width, height, threads, manifest.halo, math.lcm(manifest.size_multiple, 2))
+        step = math.lcm(manifest.size_multiple, CELL if _has_core(session) else 2)
+        columns, rows = grid(width, height, threads, manifest.halo, step)
         return cls(session, manifest, columns, rows) if len(columns) * len(rows) > 1 else None
 
     def __len__(self) -> int:
@@ -136,7 +142,8 @@ class Tiles:
         self.times.workers_cpu_ns = sum(future.result() for future in running)
         for state in self._states:
             if state.whole:
-                mean = np.mean([tile.made[state.output] for tile in self._tiles], axis=0)
+                said = [tile.made[state.output] for tile in self._tiles]
+                mean = np.average(said, axis=0, weights=[tile.counted for tile in self._tiles])
                 self._next[state.input][...] = np.rint(mean) if state.dtype == "uint8" else mean
         self._last, self._next = self._next, self._last
         self._fresh.done()
@@ -172,6 +179,12 @@ class _Tile:
         self._reads: list[tuple[str, Window, Array]] = []
         self._writes: list[tuple[str, Window, Array]] = []
         self.made: dict[str, Array] = {}  # all that it gives, halo included
+        self.counted = width * height  # pixels that a state of the whole frame is of
+        if _has_core(session) and all(core.stop - core.start >= LEAST_CORE for core in (x, y)):
+            inside = [y.start - y.low, x.start - x.low, y.stop - y.low, x.stop - x.low]
+            self._core = np.array(inside, np.int64)
+            bind_input(self._binding, CORE, self._core)
+            self.counted = (x.stop - x.start) * (y.stop - y.start)
         for name, shape, dtype in given:
             memory = np.empty(resolve_shape(shape, width, height), dtype)
             bind_input(self._binding, name, memory)
@@ -195,6 +208,10 @@ class _Tile:
             if name in outputs:
                 np.copyto(outputs[name][window], memory)
         return time.thread_time_ns() - start
+
+
+def _has_core(session: ort.InferenceSession) -> bool:
+    return any(port.name == CORE for port in session.get_overridable_initializers())
 
 
 Window = tuple[slice, ...]

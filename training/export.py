@@ -32,6 +32,7 @@ from training.errors import TrainingError, run
 from training.graph import MEANS, NOTHING, PLANES, Array, Ranges, adopt_weights, build_model, folded_weights
 from training.networks.student import Student
 from training.recipe import Recipe
+from training.rounding import round_weights
 from training.tasks import build
 
 PERCENTILES = (99.99, 99.9, 99.7, 99.5, 99.0)
@@ -160,7 +161,6 @@ def load_student(checkpoint: Path, more: Sequence[Path] = ()) -> tuple[Student, 
         student.load_state_dict({k: torch.stack([a[k] for a in averages]).mean(0) for k in averages[0]})
         content["mean_with"] = [facts for _, facts in others]
         content["sha256"] = origin(checkpoint)["sha256"]
-    student.quantize_weights()  # in every precision, so that all files of a model give one picture
     return student.eval(), recipe, content
 
 
@@ -225,9 +225,10 @@ def export_student(
     """Writes `folder`/model.onnx (uint8), the other asked precisions beside it, model.toml and CARD.md: of one
     checkpoint, or of the mean of it and `more`.
 
-    `clips` calibrate the ranges. A float16 file becomes the manifest's CUDA variant. `data_notes` and
-    `evaluations` (reports of training.evaluate) go into manifest and card. Returns the folder; the product
-    has loaded and run its model before it appears. Raises TrainingError, DataError, ModelError, OSError.
+    By what the student makes of `clips` its weights are rounded and its ranges chosen. A float16 file becomes the
+    manifest's CUDA variant. `data_notes` and `evaluations` (reports of training.evaluate) go into manifest and card.
+    Returns the folder; the product has loaded and run its model before it appears. Raises TrainingError, DataError,
+    ModelError, OSError.
     """
     from training.account import read_notes, read_reports
     from training.card import write_card, write_manifest
@@ -245,12 +246,13 @@ def export_student(
     if student.config.temporal and arrays.shape[1] == 1:
         # after each of single frames comes another: the gate would see no difference, and clip all of them
         arrays = np.concatenate([arrays, np.roll(arrays, 1, axis=0)], axis=1)
+    round_weights(student, arrays)
     ranges = calibrate(student, arrays)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as parent:
         made = Path(parent) / folder.name
         made.mkdir()
-        for precision in dict.fromkeys(["uint8", *precisions]):
+        for precision in dict.fromkeys(["uint8", *precisions]):  # all of the same weights: one picture
             model = build_model(student, precision, ranges if precision == "uint8" else None)
             for key, value in (("recipe", recipe.model_dump_json()), ("commit", content["commit"])):
                 model.metadata_props.append(onnx.StringStringEntryProto(key=key, value=value))

@@ -42,6 +42,9 @@ PLANES = ("y", "uv")
 STATES = ("state", "state_added")  # of each plane: the frame before as it came, and what was added to it
 NOTHING = 128  # the code of 0 in the second
 MEANS = "state_scene"  # the mean activations of the frame before: the gate's, then the sharpener's
+# the part of the picture that the means are of, (top, left, bottom, right) in pixels: all of it unless a runtime
+# that works in tiles says otherwise (an initializer that is an input as well)
+CORE, EVERYTHING = "core", (0, 0, 1 << 30, 1 << 30)
 Array = NDArray[Any]
 Ranges = dict[str, tuple[float, float]]  # (low, high) of a layer's output
 Weights = dict[str, tuple[Array, Array]]
@@ -241,8 +244,9 @@ class FloatOps:
         )
         return self.graph.node("Mul", [flat, self._scalar(SCENE_STEP, "scene_step")], f"{x}_means")
 
-    def means(self, x: str, name: str) -> str:
-        """Codes of SCENE_STEP, (1, channels, 1, 1), of the mean of each channel."""
+    def means(self, x: str, name: str, cell: int) -> str:
+        """Codes of SCENE_STEP, (1, channels, 1, 1), of the mean of each channel of cells of so many pixels. No
+        float graph runs in tiles."""
         whole = self.graph.node("GlobalAveragePool", [x], f"{name}_float")
         steps = self.graph.node("Div", [whole, self._scalar(SCENE_STEP, "scene_step")], f"{name}_steps")
         return self.store(self.clip(steps, 0, 255, f"{name}_clipped"), name)
@@ -366,10 +370,22 @@ class QuantOps:
         means = self.graph.node("DequantizeLinear", [x, *self._q(SCENE_STEP, 0)], f"{x}_means")
         return self.graph.node("Reshape", [means, self.graph.constant(np.array([1, -1]), "row")], f"{x}_row")
 
-    def means(self, x: str, name: str) -> str:
-        return self.graph.node(
+    def means(self, x: str, name: str, cell: int) -> str:
+        g = self.graph
+        corners = ["core_first", "core_last"]
+        if CORE not in g.constants:
+            g.split(
+                g.constant(np.array(EVERYTHING, np.int64), CORE),
+                g.constant(np.array([2, 2]), "corners"),
+                corners,
+                axis=0,
+            )
+        over = g.constant(np.array([cell, cell]), f"cell_{cell}")
+        ends = [g.node("Div", [corner, over], f"{name}_{corner}") for corner in corners]
+        inside = g.node("Slice", [x, *ends, g.constant(np.array([2, 3]), "sides")], f"{name}_core")
+        return g.node(
             "QLinearGlobalAveragePool",
-            [x, *self._of(x), *self._q(SCENE_STEP, 0)],
+            [inside, *self._of(x), *self._q(SCENE_STEP, 0)],
             name,
             domain="com.microsoft",
         )
@@ -429,7 +445,10 @@ def assemble(graph: Graph, ops: FloatOps | QuantOps, student: Student) -> None:
     if config.scene:
         look = conv(cells, "look_in", relu=True, stride=2, scale=SCALES["look_in"], offset=128)
         look = conv(look, "look_mid", relu=True, stride=2)
-        means = [ops.means(first, "gate_means"), ops.means(look, "look_means")]
+        means = [
+            ops.means(first, "gate_means", GATE_GRID),
+            ops.means(look, "look_means", 4 * config.grid),
+        ]
         graph.node("Concat", means, f"{MEANS}_out", axis=1)
 
 
@@ -488,6 +507,8 @@ def build_model(
     if student.config.scene:
         state.append((MEANS, [*means_shape(student)]))
         inputs.append(value(MEANS, TensorProto.UINT8, means_shape(student)))
+    if CORE in graph.constants:
+        inputs.append(value(CORE, TensorProto.INT64, [len(EVERYTHING)]))
     outputs = [value(f"{n}_out", TensorProto.UINT8, s) for n, s in planes + state]
     outputs += [value(n, TensorProto.FLOAT, [None] * 4) for n in extra_outputs]
     proto = helper.make_graph(graph.nodes, "sharpcam", inputs, outputs, list(graph.constants.values()))

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from made_data import drawn
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
+from torch import nn
 
 import training.card
 from sharpcam.engine import Engine
@@ -37,12 +39,21 @@ from training.export import (
     main,
     runner,
 )
-from training.graph import adopt_weights, build_model, folded_weights
+from training.graph import (
+    CORE,
+    MEANS,
+    PLANES,
+    adopt_weights,
+    build_model,
+    folded_weights,
+    means_shape,
+)
 from training.halo import halo
 from training.library import Library
 from training.loop import Average, make_optimizer
 from training.networks.student import Conv, Student, StudentConfig, frequencies
 from training.recipe import load_recipe
+from training.rounding import round_weights
 from training.tasks import build, planes
 
 U8 = NDArray[np.uint8]
@@ -115,6 +126,33 @@ def graphs(request: pytest.FixtureRequest, clip: U8) -> tuple[Student, dict[str,
 # -- the graphs ----------------------------------------------------------------------------------------
 
 
+def test_the_scene_is_told_of_the_core_alone_where_one_is_given() -> None:
+    torch.manual_seed(4)
+    student = Student(SEEING).eval()
+    nn.init.normal_(student.look_mid.weight, std=0.02)
+    clips = noisy_clip(2, 96, 128, noise=8)[None]
+    model = build_model(student, "uint8", calibrate(student, clips))
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert CORE not in {i.name for i in session.get_inputs()}  # nobody has to know of it
+    frames = [{"y": f[:96][None, None], "uv": f[96:].reshape(1, 2, 48, 64)} for f in clips[0]]
+    given: dict[str, NDArray[Any]] = frames[1] | {"strength": np.array(1, np.float32)}
+    given |= {f"state_{n}": frames[0][n] for n in PLANES}
+    given |= {f"state_added_{n}": np.full_like(frames[0][n], 128) for n in PLANES}
+    given |= {MEANS: np.full(means_shape(student), 20, np.uint8)}
+
+    def means(*core: int) -> NDArray[np.int64]:
+        told = {CORE: np.array(core)} if core else {}
+        (made,) = session.run([f"{MEANS}_out"], given | told)
+        return made.ravel().astype(np.int64)
+
+    whole = means()
+    assert (whole > 4).sum() > 20
+    assert np.array_equal(means(0, 0, 96, 128), whole)
+    left, right = means(0, 0, 96, 48), means(0, 48, 96, 128)
+    assert np.abs(left - right).max() > 4
+    assert np.abs((48 * left + 80 * right) / 128 - whole).max() <= 1  # of which each has been rounded
+
+
 def test_float32_is_the_network(graphs: tuple[Student, dict[str, onnx.ModelProto]], clip: U8) -> None:
     student, models = graphs
     wanted, out = by_torch(student, clip), runner(models["float32"])(clip, 1.0)
@@ -153,8 +191,8 @@ def test_all_that_is_uint8_is_uint8(graphs: tuple[Student, dict[str, onnx.ModelP
     """No float tensor of a picture's size anywhere: that is where the time would go."""
     model = onnx.shape_inference.infer_shapes(graphs[1]["uint8"])
     kinds = {
-        "Reshape", "Transpose", "Concat", "Split", "QLinearConv", "QLinearAdd", "QLinearMul", "Identity", "Mul",
-        "Shape", "Div",
+        "Reshape", "Transpose", "Concat", "Slice", "Split", "QLinearConv", "QLinearAdd", "QLinearMul", "Identity",
+        "Mul", "Shape", "Div",
     }  # fmt: skip
     if graphs[0].config.scene:
         kinds |= {"QLinearGlobalAveragePool", "DequantizeLinear", "Gemm", "Relu", "Clip"}
@@ -447,8 +485,13 @@ def test_several_checkpoints_give_the_mean_of_their_weights(
     folder = export_student(checkpoint, tmp_path / "mean", clips=calibration, more=[second], calibration=3,
                             precisions=["float32"])  # fmt: skip
     student, _ = load_exported(folder)
-    mean = folded_weights(load_student(checkpoint, [second])[0])["gate_mid"][0]
-    np.testing.assert_allclose(folded_weights(student)["gate_mid"][0], mean, rtol=1e-4, atol=1e-5)
+    both = load_student(checkpoint, [second])[0]
+    mean = folded_weights(both)["gate_mid"][0]
+    round_weights(both, calibration.batch(range(3))[0])
+    for shipped, wanted in zip(
+        folded_weights(student)["gate_mid"], folded_weights(both)["gate_mid"], strict=True
+    ):
+        np.testing.assert_allclose(shipped, wanted, rtol=1e-4, atol=1e-5)
     halves = (folded_weights(mine)["gate_mid"][0] + folded_weights(other)["gate_mid"][0]) / 2
     assert np.abs(mean - halves).max() < 0.02 < np.abs(mean - folded_weights(mine)["gate_mid"][0]).max()
     card = (folder / "CARD.md").read_text()
@@ -457,9 +500,10 @@ def test_several_checkpoints_give_the_mean_of_their_weights(
     # a model folder has its share, too, and what is named twice counts twice
     thirds = export_student(checkpoint, tmp_path / "thirds", clips=calibration, more=[checkpoint, folder],
                             calibration=3, precisions=["float32"])  # fmt: skip
-    weights = folded_weights(load_exported(thirds)[0])["gate_mid"][0]
-    own = folded_weights(mine)["gate_mid"][0]
-    assert np.abs(weights - (2 * own + mean) / 3).max() < 0.02 < np.abs(mean - own).max()
+    weights = folded_weights(load_student(checkpoint, [checkpoint, folder])[0])["gate_mid"][0]
+    own, shipped = (folded_weights(s)["gate_mid"][0] for s in (mine, student))
+    np.testing.assert_allclose(weights, (2 * own + shipped) / 3, rtol=1e-4, atol=1e-5)
+    assert np.abs(mean - own).max() > 0.02
     card = (thirds / "CARD.md").read_text()
     assert "- in the mean that follows its own weights count once more\n" in card
     assert "- the weights are the mean of its own and those of model `mean` 1.0 (sha256 " in card

@@ -58,7 +58,9 @@ MEMORY_STEP, MEMORY_RANGE = 0.25, (-32.0, 31.75)
 CHANGE = 16.0  # grey levels: a difference that the gate sees as 1
 SCENE = 32  # channels of what looks at the scene, and of what follows from it
 SCENE_STEP = 1 / 128  # of the means that are remembered, 0..2 in 8 bits
-JITTER = 0.08  # share by which means are off while it learns: tiles of a frame, which see their borders twice, are, too
+# share, and part of a step, by which means are off while it learns: they jump with every frame's noise, and where tiles
+# say them each has rounded its own
+JITTER, ROUNDING = 0.08, 0.5
 GAINS = (1 / 16, 4.0)  # least and most that a scene may multiply a channel by
 NOISE = 0.03  # smaller coefficients are noise, which whitening must not blow up
 
@@ -279,7 +281,8 @@ class Scene(nn.Module):
     def forward(self, means: Tensor) -> Tensor:
         """(N, means, 1, 1) -> (N, gains, 1, 1)."""
         if self.training:
-            means = means * (1 + JITTER * torch.randn_like(means))
+            off = ROUNDING * SCENE_STEP * torch.randn_like(means)
+            means = (means * (1 + JITTER * torch.randn_like(means)) + off).clamp_min(0)
         return hold(self.gain(F.relu(self.hidden(means))), *GAINS)
 
 

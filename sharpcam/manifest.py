@@ -23,8 +23,9 @@ A model is a folder `NAME/` with `model.onnx`, `model.toml` and `CARD.md`. The m
     input = "state"
     output = "state_out"
     shape = [1, 96, "H/8", "W/8"] # "H" and "W" are the padded frame's sides. A state of one pixel, 1, 1, is of
-                                  # the whole frame: tiles have the mean of theirs, and the first frame of a
-                                  # scene runs twice, so that it knows its own
+                                  # the whole frame: tiles have the mean of theirs (of what they give alone,
+                                  # where the graph has the optional input "core": tiles.py), and the first
+                                  # frame of a scene runs twice, so that it knows its own
     dtype = "uint8"
     initial = 0                   # or the name of an input: the state starts as what that input is given
 

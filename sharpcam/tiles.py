@@ -94,6 +94,7 @@ class Tiles:
         self.times = Times()
         self._strength = np.array(1.0, np.float32)
         self._tiles = [_Tile(session, manifest, x, y, self._strength) for y, x in product(rows, columns)]
+        self._counted = [tile.counted for tile in self._tiles]
         self._workers = ThreadPoolExecutor(max(1, len(self._tiles) - 1), thread_name_prefix="sharpcam-tile")
         self._states = manifest.state
         shapes = {s.input: resolve_shape(s.shape, width, height) for s in self._states}
@@ -143,7 +144,7 @@ class Tiles:
         for state in self._states:
             if state.whole:
                 said = [tile.made[state.output] for tile in self._tiles]
-                mean = np.average(said, axis=0, weights=[tile.counted for tile in self._tiles])
+                mean = np.average(said, axis=0, weights=self._counted)
                 self._next[state.input][...] = np.rint(mean) if state.dtype == "uint8" else mean
         self._last, self._next = self._next, self._last
         self._fresh.done()

@@ -29,10 +29,13 @@ class Inputs:
         self.count, self.total, self.products = 0, torch.zeros(()), torch.zeros(())
 
     def see(self, conv: Conv, x: Tensor) -> None:
-        k, stride = conv.kernel_size[0], conv.stride[0]
-        last = k // 2 if stride == 1 else 0  # see Conv.forward
-        x = F.pad(x, (k // 2, last, k // 2, last))
-        seen = F.unfold(x, k, stride=stride).transpose(0, 1).flatten(1).double()
+        side, stride, around = conv.kernel_size[0], conv.stride[0], int(conv.padding[0])
+        seen = (
+            F.unfold(conv.bordered(x), side, padding=around, stride=stride)
+            .transpose(0, 1)
+            .flatten(1)
+            .double()
+        )
         self.count += seen.shape[1]
         self.total = self.total + seen.sum(1)
         self.products = self.products + seen @ seen.T
@@ -49,26 +52,23 @@ class Inputs:
 def rounded(weight: Tensor, step: Tensor, covariance: Tensor, levels: int) -> Tensor:
     """`weight` (outputs, n) in whole steps (outputs, 1), -levels..levels, such that the outputs change little where
     inputs vary as `covariance` (n, n) says. The largest weight of an output, which sets its step, stays what it is."""
-    n = len(covariance)
-    order = covariance.diagonal().argsort(descending=True)
-    back = order.argsort()
-    damped = covariance + DAMPING * covariance.diagonal().mean().clamp_min(1e-12) * torch.eye(n).to(
-        covariance
-    )
+    variance = covariance.diagonal()
+    order = variance.argsort(descending=True)
+    damped = covariance + torch.diag_embed(DAMPING * variance.mean().clamp_min(1e-12).expand_as(variance))
     upper = torch.linalg.cholesky(torch.linalg.inv(damped[order][:, order]), upper=True)
     left = (weight / step).double()[:, order]
+    ends = left.sign() * levels
     largest = left.abs() >= levels - 0.01
     codes = torch.empty_like(left)
-    for i in range(n):
-        codes[:, i] = left[:, i].round().clamp(-levels, levels)
-        codes[:, i] = torch.where(largest[:, i], (weight[:, order[i]].sign() * levels).double(), codes[:, i])
+    for i in range(len(order)):
+        codes[:, i] = torch.where(largest[:, i], ends[:, i], left[:, i].round().clamp(-levels, levels))
         error = (left[:, i] - codes[:, i]) / upper[i, i]
         left[:, i + 1 :] -= error[:, None] * upper[i, i + 1 :]
-    return codes[:, back]
+    return codes[:, order.argsort()]
 
 
 @torch.no_grad()
-def round_weights(student: Student, clips: Iterable[NDArray[Any]], levels: int = WEIGHT_LEVELS) -> None:
+def round_weights(student: Student, clips: Iterable[NDArray[Any]]) -> None:
     """Gives `student` weights that int8 keeps as they are, after what its layers see in uint8 I420 `clips`
     (T, H * 3 // 2, W) each. From then on it computes with them."""
     student.quantize_weights(0)
@@ -89,8 +89,8 @@ def round_weights(student: Student, clips: Iterable[NDArray[Any]], levels: int =
     for conv in convolutions:
         weight, bias = conv.weights()
         flat = weight.flatten(1)
-        step = flat.abs().amax(1, keepdim=True).clamp_min(1e-8) / levels
-        ours = (rounded(flat, step, seen[conv].covariance, levels) * step).to(flat)
+        step = flat.abs().amax(1, keepdim=True).clamp_min(1e-8) / WEIGHT_LEVELS
+        ours = (rounded(flat, step, seen[conv].covariance, WEIGHT_LEVELS) * step).to(flat)
         offset = (flat - ours).double() @ seen[conv].mean
         conv.adopt(ours.view_as(weight), bias + offset.to(bias))
-    student.quantize_weights(levels)
+    student.quantize_weights()

@@ -321,15 +321,17 @@ def test_states_of_other_shapes_and_starts(tmp_path: Path, load: Load) -> None:
 
 def test_tiles_agree_on_the_scene(load: Load) -> None:
     """With the scene as it ships, whose means tiles round by themselves: nobody can tell, and no seam grows."""
-    size = 640, 360
-    card = testcard.TestCard(size, 30.0)
+    card = testcard.TestCard((640, 360), 30.0)
     frames = [card.soft(i) for i in range(12)]
-    whole, tiled = (run(load(find_model("m"), size, n), frames) for n in (1, 4))
+    whole, tiled = (run(load(find_model("m"), (640, 360), n), frames) for n in (1, 4))
     done = np.mean([np.abs(a.astype(int) - f.buffer).mean() for a, f in zip(whole, frames, strict=True)])
     differ = np.mean([np.abs(a.astype(int) - b).mean() for a, b in zip(whole, tiled, strict=True)])
     assert done > 1
     assert differ < done / 10
-    assert steps(whole, tiled) <= 10
+    # the sharper a student, the farther single pixels of fine patterns move with its scene
+    off = np.abs(np.stack(whole).astype(int) - np.stack(tiled))
+    assert np.percentile(off, 99.99) <= 5
+    assert off.max() <= 10
 
 
 def test_what_tiles_say_of_the_scene_is_what_the_whole_frame_says(load: Load) -> None:

@@ -474,6 +474,15 @@ def test_a_float_graph_gives_its_weights_back(config: StudentConfig, clip: U8) -
     assert clip_psnr(by_torch(shipped, clip), by_torch(student, clip)) > 50
 
 
+def ships_rounded(shipped: Student, student: Student, calibration: Clips) -> None:
+    """Whether `shipped`, exported with three clips, has the weights of `student`, which are rounded here."""
+    round_weights(student, calibration.batch(range(3))[0])
+    for ours, wanted in zip(
+        folded_weights(shipped)["gate_mid"], folded_weights(student)["gate_mid"], strict=True
+    ):
+        np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_several_checkpoints_give_the_mean_of_their_weights(
     checkpoint: Path, calibration: Clips, tmp_path: Path
 ) -> None:
@@ -487,11 +496,7 @@ def test_several_checkpoints_give_the_mean_of_their_weights(
     student, _ = load_exported(folder)
     both = load_student(checkpoint, [second])[0]
     mean = folded_weights(both)["gate_mid"][0]
-    round_weights(both, calibration.batch(range(3))[0])
-    for shipped, wanted in zip(
-        folded_weights(student)["gate_mid"], folded_weights(both)["gate_mid"], strict=True
-    ):
-        np.testing.assert_allclose(shipped, wanted, rtol=1e-4, atol=1e-5)
+    ships_rounded(student, both, calibration)
     halves = (folded_weights(mine)["gate_mid"][0] + folded_weights(other)["gate_mid"][0]) / 2
     assert np.abs(mean - halves).max() < 0.02 < np.abs(mean - folded_weights(mine)["gate_mid"][0]).max()
     card = (folder / "CARD.md").read_text()
@@ -500,7 +505,9 @@ def test_several_checkpoints_give_the_mean_of_their_weights(
     # a model folder has its share, too, and what is named twice counts twice
     thirds = export_student(checkpoint, tmp_path / "thirds", clips=calibration, more=[checkpoint, folder],
                             calibration=3, precisions=["float32"])  # fmt: skip
-    weights = folded_weights(load_student(checkpoint, [checkpoint, folder])[0])["gate_mid"][0]
+    third = load_student(checkpoint, [checkpoint, folder])[0]
+    weights = folded_weights(third)["gate_mid"][0]
+    ships_rounded(load_exported(thirds)[0], third, calibration)
     own, shipped = (folded_weights(s)["gate_mid"][0] for s in (mine, student))
     np.testing.assert_allclose(weights, (2 * own + shipped) / 3, rtol=1e-4, atol=1e-5)
     assert np.abs(mean - own).max() > 0.02

@@ -193,13 +193,16 @@ class Conv(nn.Conv2d):
         self.weight.copy_(weight)
         self.bias.copy_(bias)
 
+    def bordered(self, x: Tensor) -> Tensor:
+        """`x` with what a convolution with a stride sees beyond it, before `padding`: nothing beyond the last cell, of
+        sides odd and even alike."""
+        first = self.kernel_size[0] // 2
+        return F.pad(x, (first, 0, first, 0)) if self.stride[0] > 1 else x
+
     def forward(self, x: Tensor, gains: Tensor | None = None) -> Tensor:
         """`gains` (N, outputs, 1, 1) multiply what comes out."""
         weight, bias = self.folded()
-        if self.stride[0] > 1:  # nothing beyond the last cell: of sides odd and even alike
-            first = self.kernel_size[0] // 2
-            x = F.pad(x, (first, 0, first, 0))
-        out = F.conv2d(x, weight, bias, self.stride, self.padding)
+        out = F.conv2d(self.bordered(x), weight, bias, self.stride, self.padding)
         return out if gains is None else out * gains
 
 

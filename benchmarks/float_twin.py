@@ -78,8 +78,6 @@ class _Twin:
         # of a product, its factors: a layer's gains, its weights' scales
         self.gains: dict[str, tuple[str, str]] = {}
         for node in graph.node:  # a state that is no picture means what its reader takes it for
-            if node.op_type == "DequantizeLinear":
-                self.steps[node.input[0]] = self._meaning(*node.input[1:])
             for place in (0, 3) if node.op_type == "QLinearAdd" else ():
                 if node.input[place].startswith("state_added_"):
                     self.steps[node.input[place]] = self._meaning(*node.input[place + 1 : place + 3])
@@ -97,17 +95,23 @@ class _Twin:
             self._add(node)
         elif node.op_type == "QLinearMul":
             self._multiply(node)
-        elif node.op_type == "QLinearGlobalAveragePool":
-            a, a_scale, a_zero, *told = node.input
-            a = self._scaled(a, self._meaning(a_scale, a_zero), node.output[0])
-            self._given(node.output[0], self._meaning(*told), "GlobalAveragePool", [a])
-        elif node.op_type == "DequantizeLinear":
-            self._node("Identity", [node.input[0]], node.output[0])
+        elif node.op_type == "MatMulInteger":  # by ones: the sum of codes
+            x, ones = node.input
+            codes = self._scaled(x, _Steps(1.0, self.steps[x].zero), node.output[0])
+            self._node("MatMul", [codes, ones], node.output[0])
+        elif node.op_type == "ConstantOfShape":
+            ones = numpy_helper.from_array(np.ones(1, np.float32))
+            self._node("ConstantOfShape", list(node.input), node.output[0], value=ones)
+        elif node.op_type == "Cast":  # float64, which is float32 here
+            self._node("Cast", list(node.input), node.output[0], to=TensorProto.FLOAT)
         elif node.op_type == "Mul" and node.input[1] in self.values and node.input[0].endswith("_gains"):
             self.gains[node.output[0]] = node.input[0], node.input[1]
         elif node.op_type == "Mul" and "strength" in node.input:
             (other,) = (name for name in node.input if name != "strength")
             self.values[node.output[0]] = self.values[other]
+        elif node.op_type == "Mul" and node.input[1] in self.values:
+            x, step = node.input
+            self._node("Mul", [x, self._constant(step, self.values[step])], node.output[0])
         else:
             raise ValueError(f"operator {node.op_type} is not known here")
 
@@ -206,7 +210,7 @@ class _Twin:
 
     def model(self, layout: Twin) -> onnx.ModelProto:
         ports = {port.name: _sides(port) for port in (*self.graph.input, *self.graph.output)}
-        states = [p.name for p in self.graph.input if _is_plane(p) and p.name not in _PLANES]
+        states = [p.name for p in self.graph.input if p.name.startswith("state_")]
         results = [p.name for p in self.graph.output if p.name not in ("y_out", "uv_out")]
         first, last = ["y", "uv"], ["y_out", "uv_out"]
         if layout == "rgb":

@@ -28,8 +28,6 @@ def qdq_form(model: onnx.ModelProto) -> onnx.ModelProto:
             new.conv(node)
         elif node.op_type in ("QLinearAdd", "QLinearMul"):
             new.binary(node, node.op_type.removeprefix("QLinear"))
-        elif node.op_type == "QLinearGlobalAveragePool":
-            new.pool(node)
         elif node.domain:
             raise ModelError(f"operation {node.op_type} ({node.domain}) has no QDQ form here")
         else:
@@ -64,12 +62,6 @@ class _Rewriter:
             column = self._node("Reshape", [gains, "column"], f"{y}.gains")
             result = self._node("Mul", [result, column], f"{y}.times")
         self._node("QuantizeLinear", [result, y_step, y_zero], y)
-
-    def pool(self, node: onnx.NodeProto) -> None:
-        x, x_step, x_zero, *step = node.input
-        y = node.output[0]
-        result = self._node("GlobalAveragePool", [self._real(x, x_step, x_zero)], f"{y}.real")
-        self._node("QuantizeLinear", [result, *step], y)
 
     def binary(self, node: onnx.NodeProto, op: str) -> None:
         a, a_step, a_zero, b, b_step, b_zero, y_step, y_zero = node.input

@@ -25,6 +25,20 @@ def bind_input(binding: Any, name: str, array: Array) -> None:
     binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
 
+# int64 (4,), an input that a graph with a state of the whole frame may have: top, left, bottom, right in pixels of what
+# counts for it; a graph's own value is all of it. What counts is cells of at most CELL pixels
+CORE, CELL = "core", 16
+
+
+def has_core(session: ort.InferenceSession) -> bool:
+    return any(port.name == CORE for port in session.get_overridable_initializers())
+
+
+def whole_cells(top: int, left: int, bottom: int, right: int) -> Array:
+    """The CORE that is this rectangle but for what is left of a cell at its ends: it begins at multiples of CELL."""
+    return np.array([top, left, *(end // CELL * CELL for end in (bottom, right))], np.int64)
+
+
 def bind_output(binding: Any, name: str, array: Array) -> None:
     binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
@@ -191,6 +205,9 @@ class HostBinding:
         self._pictures: Pictures = PICTURES[manifest.layout](manifest, width, height)
         self._states = States(manifest.state, width, height)
         self._strength = np.array(1.0, np.float32) if manifest.strength_input else None
+        if has_core(session):
+            self._core = whole_cells(0, 0, height, width)
+            bind_input(self._binding, CORE, self._core)
 
     def run(self, frame: Frame, out: Frame, strength: float) -> None:
         start = time.perf_counter_ns()

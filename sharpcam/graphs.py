@@ -56,7 +56,7 @@ def _is_picture(port: Port) -> bool:
 
 def _infer_state(path: Path, port: Port, inputs: Sequence[Port], outputs: Sequence[Port]) -> dict[str, Any]:
     told = all(isinstance(side, int) or re.match(r"^[HW](/[1-9]\d*)?$", str(side)) for side in port.shape)
-    if not told or port.dtype not in ("uint8", "float16", "float32"):
+    if not told or port.dtype not in ("uint8", "float16", "float32", "float64"):
         raise ModelError(
             f"{path}: cannot tell what the graph's input {port} is",
             "a state has sides such as H/8 and an output of its name with _out; others need a model.toml",

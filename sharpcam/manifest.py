@@ -61,7 +61,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
-DType = Literal["uint8", "float16", "float32"]
+DType = Literal["uint8", "float16", "float32", "float64"]
 Precision = Literal["uint8", "int8", "float16", "float32", "mixed"]
 Dimension = Annotated[int, Field(gt=0)] | Annotated[str, Field(pattern=r"^[HW](/[1-9]\d{0,2})?$")]
 Shape = Annotated[tuple[Dimension, ...], Field(strict=False)]

@@ -30,7 +30,7 @@ _SILENT = 4
 SPIN_US = 50  # how long a worker of the pool waits awake for the next operation of a frame
 # where in its sources a message of ONNX Runtime comes from: hundreds of letters, before what it has to say
 _PLACE = re.compile(r"\S*/onnxruntime/\S+:\d+ [^)]*\)(?: const)?(?: \[with [^\]]*\])? ")
-_ORT_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
+_ORT_TYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
 
 
 class Provider(StrEnum):

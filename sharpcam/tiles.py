@@ -5,8 +5,8 @@ wakes and waits fifty times a frame. Here every thread runs the whole graph on i
 
 Around its tile a thread reads a `halo` as wide as the graph looks (`halo` in the manifest), and what the graph
 makes of the halo is thrown away, so that the frame comes out as if it had run whole: a uint8 graph's bit for bit.
-A state of the whole frame is the mean of what the tiles say. Where the graph has the optional input `core`, they say
-it of what they give alone, and it comes out as of the whole frame but for its rounding; elsewhere halos count, too.
+A state of the whole frame is the mean of what the tiles say: of what they give alone where the graph has the optional
+input `core`, so that it comes out as of the whole frame; elsewhere halos count, too.
 """
 
 from __future__ import annotations
@@ -21,17 +21,23 @@ from typing import NamedTuple
 import numpy as np
 import onnxruntime as ort
 
-from sharpcam.binding import Array, Fresh, Times, bind_input, bind_output
+from sharpcam.binding import (
+    CELL,
+    CORE,
+    Array,
+    Fresh,
+    Times,
+    bind_input,
+    bind_output,
+    has_core,
+    whole_cells,
+)
 from sharpcam.frame import Frame
 from sharpcam.manifest import Manifest, Shape, State, resolve_shape
 
 # halos are computed twice: with more than this many times the frame's pixels, more tiles cost the machine more
 # than they give
 MAX_WORK = 1.5
-# int64 (4,): top, left, bottom, right in pixels of what counts for a state of the whole frame; a graph's own value is
-# all of it. It counts cells of at most so many pixels, which lie as in the whole frame if tiles begin at multiples
-CORE, CELL = "core", 16
-LEAST_CORE = 2 * CELL  # pixels to a side: less would be a cell, or none
 
 
 class Span(NamedTuple):
@@ -114,7 +120,7 @@ class Tiles:
     ) -> Tiles | None:
         """A tile for each of `threads`, or fewer (see `grid`); None where one would be the whole frame."""
         assert manifest.halo is not None
-        step = math.lcm(manifest.size_multiple, CELL if _has_core(session) else 2)
+        step = math.lcm(manifest.size_multiple, CELL if has_core(session) else 2)
         columns, rows = grid(width, height, threads, manifest.halo, step)
         return cls(session, manifest, columns, rows) if len(columns) * len(rows) > 1 else None
 
@@ -181,11 +187,11 @@ class _Tile:
         self._writes: list[tuple[str, Window, Array]] = []
         self.made: dict[str, Array] = {}  # all that it gives, halo included
         self.counted = width * height  # pixels that a state of the whole frame is of
-        if _has_core(session) and all(core.stop - core.start >= LEAST_CORE for core in (x, y)):
-            inside = [y.start - y.low, x.start - x.low, y.stop - y.low, x.stop - x.low]
-            self._core = np.array(inside, np.int64)
-            bind_input(self._binding, CORE, self._core)
-            self.counted = (x.stop - x.start) * (y.stop - y.start)
+        if has_core(session):
+            self._core = whole_cells(y.start - y.low, x.start - x.low, y.stop - y.low, x.stop - x.low)
+            self.counted = int(np.prod(self._core[2:] - self._core[:2]))
+            if self.counted:  # a last tile may be less than a cell, and a mean of nothing is not a number
+                bind_input(self._binding, CORE, self._core)
         for name, shape, dtype in given:
             memory = np.empty(resolve_shape(shape, width, height), dtype)
             bind_input(self._binding, name, memory)
@@ -209,10 +215,6 @@ class _Tile:
             if name in outputs:
                 np.copyto(outputs[name][window], memory)
         return time.thread_time_ns() - start
-
-
-def _has_core(session: ort.InferenceSession) -> bool:
-    return any(port.name == CORE for port in session.get_overridable_initializers())
 
 
 Window = tuple[slice, ...]

@@ -80,7 +80,7 @@ def write_manifest(folder: Path, network: nn.Module, recipe: Recipe, content: di
         ]
         if network.config.scene:
             ports = {"input": MEANS, "output": f"{MEANS}_out", "shape": means_shape(network)}
-            values["state"].append(ports | {"dtype": "uint8", "initial": 0})
+            values["state"].append(ports | {"dtype": "float64", "initial": 0})
     values["training_data"] = [
         {"name": f"{n.name} ({n.amount})", "licence": n.licence, **({"url": n.url} if n.url else {})}
         for n in data_rows(content)

@@ -75,7 +75,7 @@ def runner(
             if not states:
                 states = {m: v for m, v in fresh_states(x).items() if m in memory}
                 if MEANS in memory:  # of the first frame, from the first frame
-                    unknown = {MEANS: np.zeros(memory[MEANS], np.uint8)}
+                    unknown = {MEANS: np.zeros(memory[MEANS])}
                     states[MEANS] = s.run([f"{MEANS}_out"], feeds | states | unknown)[0]
             feeds |= states
             results = dict(zip(wanted, s.run(wanted, feeds), strict=True))

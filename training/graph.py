@@ -27,10 +27,10 @@ from training.networks.student import (
     GATE_MAX,
     MEMORY_RANGE,
     MEMORY_STEP,
+    MOST,
     MOVE_RANGE,
     MOVE_STEP,
     SCENE,
-    SCENE_STEP,
     WEIGHT_LEVELS,
     Conv,
     Scene,
@@ -41,7 +41,9 @@ OPSET = 17
 PLANES = ("y", "uv")
 STATES = ("state", "state_added")  # of each plane: the frame before as it came, and what was added to it
 NOTHING = 128  # the code of 0 in the second
-MEANS = "state_scene"  # the mean activations of the frame before: the gate's, then the sharpener's
+# the mean activations of the frame before: the gate's, then the sharpener's; in float64, because tiles and the whole of
+# a frame add them up in another order and must come to the same gains
+MEANS = "state_scene"
 # the part of the picture that the means are of, (top, left, bottom, right) in pixels: all of it unless a runtime
 # that works in tiles says otherwise (an initializer that is an input as well)
 CORE, EVERYTHING = "core", (0, 0, 1 << 30, 1 << 30)
@@ -97,6 +99,11 @@ class Graph:
         self.made.add(output)
         return output
 
+    def row(self, x: str, kind: int) -> str:
+        """(1, n, 1, 1) -> (1, n), of an ONNX type of this `kind`."""
+        row = self.reshape(x, self.sides(1, -1), f"{x}_row")
+        return self.node("Cast", [row], f"{x}_means", to=kind)
+
     def split(self, x: str, sizes: str, parts: list[str], axis: int) -> None:
         self.nodes.append(helper.make_node("Split", [x, sizes], parts, name=f"{parts[0]}_split", axis=axis))
 
@@ -119,25 +126,25 @@ class Graph:
     def _space_to_depth(self, x: str, plane: str, grid: int, name: str) -> str:
         """(1, c, H, W) -> (1, b * b * c, H / b, W / b), block position first."""
         c, b = _layout(plane, grid)
-        rows = self._reshape(x, self._sides(c, -1, b, 0), f"{name}_rows")  # (c, H / b, b, W)
+        rows = self.reshape(x, self.sides(c, -1, b, 0), f"{name}_rows")  # (c, H / b, b, W)
         rows = self.node("Transpose", [rows], f"{name}_by_row", perm=[2, 0, 1, 3])
-        columns = self._reshape(rows, self._sides(b, -1, b), f"{name}_columns")
+        columns = self.reshape(rows, self.sides(b, -1, b), f"{name}_columns")
         columns = self.node("Transpose", [columns], f"{name}_by_column", perm=[0, 2, 1])
-        return self._reshape(columns, self._sides(1, b * b * c, -1, width=(plane, b)), name)
+        return self.reshape(columns, self.sides(1, b * b * c, -1, width=(plane, b)), name)
 
     def _depth_to_space(self, x: str, plane: str, grid: int, name: str) -> str:
         """The inverse of `_space_to_depth` (ONNX's DCR mode)."""
         c, b = _layout(plane, grid)
-        columns = self._reshape(x, self._sides(b, b, -1), f"{name}_by_column")
+        columns = self.reshape(x, self.sides(b, b, -1), f"{name}_by_column")
         columns = self.node("Transpose", [columns], f"{name}_columns", perm=[0, 2, 1])
-        rows = self._reshape(columns, self._sides(b, c, -1, width=(plane, 1)), f"{name}_by_row")
+        rows = self.reshape(columns, self.sides(b, c, -1, width=(plane, 1)), f"{name}_by_row")
         rows = self.node("Transpose", [rows], f"{name}_rows", perm=[1, 2, 0, 3])  # (c, H / b, b, W)
-        return self._reshape(rows, self._sides(1, c, -1, 0), name)
+        return self.reshape(rows, self.sides(1, c, -1, 0), name)
 
-    def _reshape(self, x: str, sides: str, name: str) -> str:
+    def reshape(self, x: str, sides: str, name: str) -> str:
         return self.node("Reshape", [x, sides], name)
 
-    def _sides(self, *sides: int, width: tuple[str, int] | None = None) -> str:
+    def sides(self, *sides: int, width: tuple[str, int] | None = None) -> str:
         """A shape for Reshape (0: as it was, -1: the rest); its last side is a plane's `width` over a divisor."""
         known = "_".join(str(side).replace("-", "m") for side in sides)
         fixed = self.constant(np.array(sides, np.int64), f"sides_{known}")
@@ -238,18 +245,14 @@ class FloatOps:
         return g.node("Relu", [out], layer) if relu else out
 
     def load_means(self, x: str) -> str:
-        """Means (1, n) of codes of SCENE_STEP."""
-        flat = self.graph.node(
-            "Reshape", [self.load(x), self.graph.constant(np.array([1, -1]), "row")], f"{x}_row"
-        )
-        return self.graph.node("Mul", [flat, self._scalar(SCENE_STEP, "scene_step")], f"{x}_means")
+        """Means (1, n), none above MOST."""
+        return self.clip(self.graph.row(x, self.kind), 0, MOST, f"{x}_held")
 
     def means(self, x: str, name: str, cell: int) -> str:
-        """Codes of SCENE_STEP, (1, channels, 1, 1), of the mean of each channel of cells of so many pixels. No
-        float graph runs in tiles."""
-        whole = self.graph.node("GlobalAveragePool", [x], f"{name}_float")
-        steps = self.graph.node("Div", [whole, self._scalar(SCENE_STEP, "scene_step")], f"{name}_steps")
-        return self.store(self.clip(steps, 0, 255, f"{name}_clipped"), name)
+        """Mean of each channel, (1, channels, 1, 1) float64, of cells of so many pixels. No float graph runs in
+        tiles."""
+        means = self.graph.node("GlobalAveragePool", [x], f"{name}_pooled")
+        return self.graph.node("Cast", [means], name, to=TensorProto.DOUBLE)
 
     def correction(self, difference: str, gate: str, name: str) -> str:
         product = self.graph.node("Mul", [difference, gate], f"{name}_product")
@@ -367,8 +370,9 @@ class QuantOps:
         return g.node("QLinearConv", inputs, layer, **_window(weight, stride))
 
     def load_means(self, x: str) -> str:
-        means = self.graph.node("DequantizeLinear", [x, *self._q(SCENE_STEP, 0)], f"{x}_means")
-        return self.graph.node("Reshape", [means, self.graph.constant(np.array([1, -1]), "row")], f"{x}_row")
+        g = self.graph
+        ends = [g.constant(np.array(end, np.float32), f"k{end}") for end in (0.0, MOST)]
+        return g.node("Clip", [g.row(x, TensorProto.FLOAT), *ends], f"{x}_held")
 
     def means(self, x: str, name: str, cell: int) -> str:
         g = self.graph
@@ -383,12 +387,20 @@ class QuantOps:
         over = g.constant(np.array([cell, cell]), f"cell_{cell}")
         ends = [g.node("Div", [corner, over], f"{name}_{corner}") for corner in corners]
         inside = g.node("Slice", [x, *ends, g.constant(np.array([2, 3]), "sides")], f"{name}_core")
-        return g.node(
-            "QLinearGlobalAveragePool",
-            [inside, *self._of(x), *self._q(SCENE_STEP, 0)],
-            name,
-            domain="com.microsoft",
-        )
+        channels = len(self.weights[x][0])
+        rows = g.reshape(inside, g.sides(channels, -1), f"{name}_rows")
+        count = g.node("Shape", [rows], f"{name}_count", start=1, end=2)
+        column = g.node("Concat", [count, g.sides(1)], f"{name}_column", axis=0)
+        one = numpy_helper.from_array(np.ones(1, np.int8))
+        ones = g.node("ConstantOfShape", [column], f"{name}_ones", value=one)
+        # whole numbers, in the fastest kernel that adds them up; of one dimension, ones would take the slowest
+        parts = g.node("MatMulInteger", [rows, ones], f"{name}_sums"), count
+        total, cells = (g.node("Cast", [p], f"{p}_wide", to=TensorProto.DOUBLE) for p in parts)
+        mean = g.node("Div", [total, cells], f"{name}_mean")
+        step, zero = self.steps[x]
+        assert zero == 0, x
+        levels = g.node("Mul", [mean, g.constant(np.array(step), f"{name}_step")], f"{name}_levels")
+        return g.reshape(levels, g.sides(1, channels, 1, 1), name)
 
     def correction(self, difference: str, gate: str, name: str) -> str:
         a, b = [difference, *self._of(difference)], [gate, *self._of(gate)]
@@ -501,15 +513,15 @@ def build_model(
     planes: list[tuple[str, list[int | str]]] = [("y", [1, 1, "H", "W"]), ("uv", [1, 2, "H/2", "W/2"])]
     kinds = STATES if student.config.temporal else ()
     state = [(f"{kind}_{n}", s) for kind in kinds for n, s in planes]
+    scene = [(MEANS, means_shape(student))] if student.config.scene else []
     value = helper.make_tensor_value_info
     inputs = [value(n, TensorProto.UINT8, s) for n, s in planes] + [value("strength", TensorProto.FLOAT, [])]
     inputs += [value(n, TensorProto.UINT8, s) for n, s in state]
-    if student.config.scene:
-        state.append((MEANS, [*means_shape(student)]))
-        inputs.append(value(MEANS, TensorProto.UINT8, means_shape(student)))
+    inputs += [value(n, TensorProto.DOUBLE, s) for n, s in scene]
     if CORE in graph.constants:
         inputs.append(value(CORE, TensorProto.INT64, [len(EVERYTHING)]))
     outputs = [value(f"{n}_out", TensorProto.UINT8, s) for n, s in planes + state]
+    outputs += [value(f"{n}_out", TensorProto.DOUBLE, s) for n, s in scene]
     outputs += [value(n, TensorProto.FLOAT, [None] * 4) for n in extra_outputs]
     proto = helper.make_graph(graph.nodes, "sharpcam", inputs, outputs, list(graph.constants.values()))
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]

@@ -157,18 +157,18 @@ def test_what_the_trainer_exports_now_has_a_twin(tmp_path: Path) -> None:
     }
     added = {f"state_added_{name}": np.random.default_rng(1).integers(118, 139, shape, np.uint8)
              for name, shape in shapes.items()}  # fmt: skip
-    added["state_scene"] = np.random.default_rng(2).integers(0, 200, (1, 64, 1, 1), np.uint8)
+    scene = {"state_scene": np.random.default_rng(2).uniform(0, 1.6, (1, 64, 1, 1))}
     shipped = session(onnx.load(str(path)))
     names = [o.name for o in shipped.get_outputs()]
-    exact = shipped.run(names, pictures | added | {"strength": np.array(1, np.float32)})
+    exact = shipped.run(names, pictures | added | scene | {"strength": np.array(1, np.float32)})
     twin = session(float_twin(path, "yuv420"))
-    levels = {n: floats(c) / 128 if n == "state_scene" else (floats(c) - 128) / 4 for n, c in added.items()}
+    levels = {n: (floats(c) - 128) / 4 for n, c in added.items()}
+    levels |= {n: floats(means) for n, means in scene.items()}
     inexact = twin.run(names, {name: floats(plane) for name, plane in pictures.items()} | levels)
     for name, ours, theirs in zip(names, exact, inexact, strict=True):
         if "added" in name:
             ours = (floats(ours) - 128) / 4
         if "scene" in name:
-            ours = floats(ours) / 128
             assert np.abs(ours - theirs).max() < 0.05 < theirs.std()
         assert np.abs(ours - theirs).mean() < 0.8, f"{name}: rounding is all that may differ"
         if not name.startswith("state_"):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -107,9 +108,14 @@ def test_no_other_grid_would_be_done_sooner() -> None:
 # -- the picture ---------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def shipped() -> Model:
+    return find_model("m")
+
+
 @pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """The student that ships, but whatever it sees, it takes the scene for the same: all that is left is local."""
+def unmoved(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The student that ships, but whatever it sees, it takes the scene for the same: that is a memory, too."""
     onnx = pytest.importorskip("onnx", reason="the student's scene is taken out with onnx (extra: training)")
     model = find_model("m")
     graph = onnx.load_from_string(model.read(model.manifest))
@@ -120,7 +126,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder.mkdir()
     (folder / "model.onnx").write_bytes(graph.SerializeToString())
     checksum = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
-    known = [s.model_copy(update={"initial": 4}) if s.whole else s for s in model.manifest.state]
+    known = [s.model_copy(update={"initial": 0.03}) if s.whole else s for s in model.manifest.state]
     assert any(state.whole for state in known)
     assert model.manifest.halo is not None
     manifest = model.manifest.model_copy(update={"sha256": checksum, "state": tuple(known)})
@@ -151,14 +157,14 @@ def tiles_of(engine: Engine) -> int:
     return len(engine._bound)
 
 
-def scene_of(engine: Engine) -> NDArray[np.int64]:
-    """The codes of what `engine` has seen of the scene in its last frame."""
+def scene_of(engine: Engine) -> Any:
+    """The means that `engine` has seen of the scene in its last frame."""
     bound = engine._bound
     if isinstance(bound, Tiles):
-        return bound._last["state_scene"].ravel().astype(np.int64)
+        return bound._last["state_scene"].ravel()
     states = bound._states  # type: ignore[union-attr]
     place = [state.input for state in states._states].index("state_scene")
-    return states._buffers[place][states._turn].ravel().astype(np.int64)
+    return states._buffers[place][states._turn].ravel()
 
 
 def noisy(size: tuple[int, int], seed: int, number: int) -> Frame:
@@ -222,11 +228,16 @@ def test_tiled_is_whole_bit_for_bit(
     assert (whole[2] != frames[2].buffer).mean() > 0.1, "the model does something"
 
 
-def test_tiled_is_whole_on_the_test_card(shipped: Model, load: Load) -> None:
-    """Smooth and sharp places as in life, for long enough that a seam in the state would grow."""
-    card = testcard.TestCard((640, 360), 30.0)
+@pytest.mark.parametrize("size", [(640, 360), (1280, 720)])
+@pytest.mark.parametrize("name", ["s", "m", "l"])
+def test_tiled_is_whole_on_the_test_card(load: Load, name: str, size: tuple[int, int]) -> None:
+    """Smooth and sharp places as in life, for long enough that a seam in the state, or what tiles understood of the
+    scene in another way, would grow."""
+    card = testcard.TestCard(size, 30.0)
     frames = [card.soft(i) for i in range(12)]
-    assert_same(run(load(shipped, (640, 360), 1), frames), run(load(shipped, (640, 360), 4), frames))
+    whole, tiled = (run(load(find_model(name), size, threads), frames) for threads in (1, 4))
+    assert_same(whole, tiled)
+    assert np.abs(whole[-1].astype(int) - frames[-1].buffer).mean() > 1, "the model does something"
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -269,12 +280,12 @@ def test_strength_split_and_resets(shipped: Model, load: Load) -> None:
     assert whole.resets == tiled.resets > 3
 
 
-def test_without_memory(shipped: Model, load: Load) -> None:
+def test_without_memory(unmoved: Model, load: Load) -> None:
     frames = clip(SIZE, 4, 3)
-    whole, tiled = (load(shipped, SIZE, n, temporal=False) for n in (1, 2))
+    whole, tiled = (load(unmoved, SIZE, n, temporal=False) for n in (1, 2))
     first = run(whole, frames)
     assert_same(first, run(tiled, frames))
-    assert_same(first[2:], run(load(shipped, SIZE, 1), frames[2:]))
+    assert_same(first[2:], run(load(unmoved, SIZE, 1), frames[2:]))
 
 
 def test_sizes_change_on_the_way(shipped: Model, load: Load) -> None:
@@ -319,21 +330,6 @@ def test_states_of_other_shapes_and_starts(tmp_path: Path, load: Load) -> None:
         assert_same(run(whole, frames[1:3]), run(tiled, frames[1:3]))
 
 
-def test_tiles_agree_on_the_scene(load: Load) -> None:
-    """With the scene as it ships, whose means tiles round by themselves: nobody can tell, and no seam grows."""
-    card = testcard.TestCard((640, 360), 30.0)
-    frames = [card.soft(i) for i in range(12)]
-    whole, tiled = (run(load(find_model("m"), (640, 360), n), frames) for n in (1, 4))
-    done = np.mean([np.abs(a.astype(int) - f.buffer).mean() for a, f in zip(whole, frames, strict=True)])
-    differ = np.mean([np.abs(a.astype(int) - b).mean() for a, b in zip(whole, tiled, strict=True)])
-    assert done > 1
-    assert differ < done / 10
-    # the sharper a student, the farther single pixels of fine patterns move with its scene
-    off = np.abs(np.stack(whole).astype(int) - np.stack(tiled))
-    assert np.percentile(off, 99.99) <= 5
-    assert off.max() <= 10
-
-
 def test_what_tiles_say_of_the_scene_is_what_the_whole_frame_says(load: Load) -> None:
     size = 648, 376  # of no multiple of a cell
     frame = testcard.TestCard(size, 30.0).soft(3)
@@ -343,9 +339,9 @@ def test_what_tiles_say_of_the_scene_is_what_the_whole_frame_says(load: Load) ->
         run(engine, [frame])
         said.append(scene_of(engine))
     assert [tiles_of(engine) for engine in engines] == [1, 2, 3, 4]
-    assert (said[0] > 2).sum() > 10
+    assert (said[0] > 0.015).sum() > 10
     for tiled in said[1:]:
-        assert np.abs(tiled - said[0]).max() <= 1, "but for the rounding"
+        assert tiled == pytest.approx(said[0], rel=1e-12), "but for the order of the sum"
 
 
 def test_a_state_of_the_whole_frame_is_the_mean_of_the_tiles(tmp_path: Path, load: Load) -> None:

@@ -68,7 +68,7 @@ class Looker:
         self.session = s
         self.side, self.start, self.stop = 2 * around + block, around, around + block
         self.rng = np.random.default_rng(0)
-        self.known = {i.name: np.zeros(i.shape, np.uint8) for i in s.get_inputs() if i.name == MEANS}
+        self.known = {i.name: np.zeros(i.shape) for i in s.get_inputs() if i.name == MEANS}
         self.outputs = [o.name for o in s.get_outputs() if o.name != f"{MEANS}_out"]
         if self.known:
             feeds = self.planes() | self.known | {"strength": np.array(1, np.float32)}

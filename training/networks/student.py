@@ -25,7 +25,7 @@ second half sharpens what the first has calmed.
 Strength multiplies everything that is added, so strength 0 is the input bit for bit.
 
 A few pixels do not tell a soft lens from a soft thing, nor noise from what moves; a whole frame does. So the means
-of some activations, in 8 bits each, become gains for the channels of the next frame (`Scene`).
+of some activations become gains for the channels of the next frame (`Scene`).
 
 Planes are unshuffled (Shi et al., 2016) so that convolutions have the 32 channels at which int8 kernels are
 fast: by 4 for the sharpener (16 of luma + 8 of chroma), by 8 for the gate, which needs no detail (64 + 32).
@@ -57,10 +57,8 @@ MOVE_STEP, MOVE_RANGE = 0.5, (-64.0, 63.5)
 MEMORY_STEP, MEMORY_RANGE = 0.25, (-32.0, 31.75)
 CHANGE = 16.0  # grey levels: a difference that the gate sees as 1
 SCENE = 32  # channels of what looks at the scene, and of what follows from it
-SCENE_STEP = 1 / 128  # of the means that are remembered, 0..2 in 8 bits
-# share, and part of a step, by which means are off while it learns: they jump with every frame's noise, and where tiles
-# say them each has rounded its own
-JITTER, ROUNDING = 0.08, 0.5
+MOST = 2.0  # a mean activation above counts as this
+JITTER = 0.08  # share by which means are off while it learns: they jump with every frame's noise
 GAINS = (1 / 16, 4.0)  # least and most that a scene may multiply a channel by
 NOISE = 0.03  # smaller coefficients are noise, which whitening must not blow up
 
@@ -284,15 +282,13 @@ class Scene(nn.Module):
     def forward(self, means: Tensor) -> Tensor:
         """(N, means, 1, 1) -> (N, gains, 1, 1)."""
         if self.training:
-            off = ROUNDING * SCENE_STEP * torch.randn_like(means)
-            means = (means * (1 + JITTER * torch.randn_like(means)) + off).clamp_min(0)
-        return hold(self.gain(F.relu(self.hidden(means))), *GAINS)
+            means = means * (1 + JITTER * torch.randn_like(means))
+        return hold(self.gain(F.relu(self.hidden(hold(means, 0, MOST)))), *GAINS)
 
 
 def mean(x: Tensor) -> Tensor:
-    """(N, C, H, W) >= 0 -> (N, C, 1, 1), as 8 bits keep it."""
-    ends = 0, 255 * SCENE_STEP
-    return quantize(hold(x.mean((2, 3), keepdim=True), *ends), SCENE_STEP, *ends)
+    """(N, C, H, W) -> (N, C, 1, 1)."""
+    return x.mean((2, 3), keepdim=True)
 
 
 def frequencies(grid: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:

@@ -24,7 +24,7 @@ from typing import Protocol
 
 import numpy as np
 
-from sharpcam.errors import FormatMismatch, SharpCamError
+from sharpcam.errors import FormatMismatch, MediaError, SharpCamError
 from sharpcam.frame import Allocate, Frame, FramePool
 from sharpcam.kept_source import KeptSource
 from sharpcam.mailbox import Mailbox, MailboxClosed
@@ -114,11 +114,14 @@ class Pipeline:
         self._bypass_logged = -_LOG_EVERY_S
         self._fallbacks = 0  # of the engine, counted
         self._rounds: dict[int, float] = {}  # when each thread that runs began its present round
+        works = (self._capture, self._sharpen, self._deliver)
+        # set when they end: Python 3.11 takes a thread for ended when a signal comes during its `join`
+        self._ended = [threading.Event() for _ in works]
         self._threads = [
             threading.Thread(
-                target=self._guarded, args=(work,), name=f"sharpcam-{work.__name__[1:]}", daemon=True
+                target=self._guarded, args=(work, ended), name=f"sharpcam-{work.__name__[1:]}", daemon=True
             )
-            for work in (self._capture, self._sharpen, self._deliver)
+            for work, ended in zip(works, self._ended, strict=True)
         ]
 
     # For the caller
@@ -194,28 +197,42 @@ class Pipeline:
     def wait(self, timeout: float) -> bool:
         """Whether all threads have ended, waiting for it no longer than `timeout` seconds."""
         end = time.monotonic() + timeout
-        started = [thread for thread in self._threads if thread.ident is not None]
-        for thread in started:
-            thread.join(max(0.0, end - time.monotonic()))
+        pairs = zip(self._threads, self._ended, strict=True)
+        started = [(thread, ended) for thread, ended in pairs if thread.ident is not None]
+        for _, ended in started:
+            ended.wait(max(0.0, end - time.monotonic()))
         now = time.monotonic()
         if now > self._kill_at and not self._dead.is_set():
             log.warning("stop: frames on their way are given up after %.0f s", STOP_S)
             self._dead.set()
             self._kept.close()  # a read may hang in it
-        stuck = [thread.name for thread in started if thread.is_alive()]
+        stuck = [thread.name for thread, ended in started if not ended.is_set()]
         if stuck and now > self._kill_at + STOP_S:
             log.error("stop: left behind %s", ", ".join(stuck))
             return True
         return not stuck
 
     def finish(self) -> str:
-        """After the threads have ended: closes source and sink, raises what went wrong, gives the reason."""
+        """After the threads have ended: closes source and sink, raises what went wrong, gives the reason.
+
+        A sink that hangs in `send` is left alone, for to close it then may hang, too: MediaError where that was a file.
+        """
         self._kept.close()
         for mailbox in (self._inbox, self._outbox):
             with contextlib.suppress(MailboxClosed):
                 frame, _ = mailbox.get(0)
                 if frame is not None:
                     self._discard(frame)
+        deliver, delivered = self._threads[-1], self._ended[-1]
+        if deliver.ident is not None and not delivered.is_set():
+            if self._error is None and not self.sink.live:
+                self._error = MediaError(
+                    f"{self.sink.description} hangs, and is not complete", "look whether the disk answers"
+                )
+            if self._error is not None:
+                self.exit = "failed"
+                raise self._error
+            return self.exit
         try:
             if self._error is not None:
                 raise self._error
@@ -417,7 +434,7 @@ class Pipeline:
         with self._lock:
             self.exit = self.exit or reason
 
-    def _guarded(self, work: Callable[[], None]) -> None:
+    def _guarded(self, work: Callable[[], None], ended: threading.Event) -> None:
         self._begin_round()  # the first send, before the deliverer's first round, may hang, too
         try:
             work()
@@ -425,6 +442,7 @@ class Pipeline:
             self._fail(error)
         finally:
             del self._rounds[threading.get_ident()]
+            ended.set()
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -703,6 +705,36 @@ def test_interrupt_while_starting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert nothing_leaked(pipeline)
 
 
+@pytest.mark.parametrize(
+    ("script", "signals"), [((0, 1, 2), 2), ((0, EOFError("end")), 1)], ids=["live", "file"]
+)
+def test_a_signal_that_comes_while_threads_are_waited_for_closes_nothing_under_way(
+    script: tuple[int | BaseException, ...], signals: int
+) -> None:
+    """Real signals, which interrupt a wait in its midst: Python 3.11 then takes a thread that is joined for ended."""
+    sink = FakeSink()
+    sink.gate.clear()
+    pipeline = Pipeline(FakeSource(*script, live=signals > 1), FakeEngine(), sink)
+
+    def press() -> None:
+        until(sink.inside.is_set)
+        if signals == 1:
+            until(pipeline._ended[1].is_set)  # all but delivery is over
+        for _ in range(signals):
+            time.sleep(0.15)
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+        assert not sink.calls
+        sink.gate.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        pressed = pool.submit(press)
+        assert pipeline.run() in ("interrupted", "end")
+        pressed.result()
+    assert sink.calls == ["close"]
+    assert nothing_leaked(pipeline)
+
+
 def test_second_ctrl_c_does_not_wait_for_frames() -> None:
     sink, engine = FakeSink(), FakeEngine(held=True)
     pipeline = Pipeline(FakeSource(3), engine, sink)
@@ -722,18 +754,24 @@ def test_second_ctrl_c_does_not_wait_for_frames() -> None:
     assert nothing_leaked(pipeline)
 
 
+@pytest.mark.parametrize("live", [True, False])
 def test_a_thread_that_hangs_does_not_hold_up_the_end(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, live: bool
 ) -> None:
     monkeypatch.setattr(sharpcam.pipeline, "STOP_S", 0.05)
-    source, sink = FakeSource(0), FakeSink()
+    source, sink = FakeSource(0), FakeSink(live)
     sink.gate.clear()
     pipeline = Pipeline(source, FakeEngine(), sink)
     pipeline.start()
     until(sink.inside.is_set)
-    assert end_of(pipeline) == "stopped"
+    if live:
+        assert end_of(pipeline) == "stopped"
+    else:
+        with pytest.raises(MediaError, match="fake sink hangs, and is not complete"):
+            end_of(pipeline)
     assert "left behind sharpcam-deliver" in caplog.text
     assert source.closed
+    assert not sink.calls, "nobody closes what is at work"
     sink.gate.set()
     until(lambda: not any(thread.is_alive() for thread in pipeline._threads))
 

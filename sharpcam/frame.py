@@ -45,10 +45,11 @@ class Frame:
     plane, each (H // 2, W // 2). `y`, `uv` and `planes` are views of it, never copies.
 
     `sequence` counts the source's frames (a gap means that some were lost before us), `captured_ns` is
-    `time.monotonic_ns()` at capture.
+    `time.monotonic_ns()` at capture; `media_ns` is when it is due in the file that it came from, after the
+    first one.
     """
 
-    __slots__ = ("_pool", "buffer", "captured_ns", "color", "sequence", "uv", "y")
+    __slots__ = ("_pool", "buffer", "captured_ns", "color", "media_ns", "sequence", "uv", "y")
 
     def __init__(
         self, width: int, height: int, color: Color | None = None, *, allocate: Allocate = np.empty
@@ -59,7 +60,7 @@ class Frame:
         self.uv: NDArray[np.uint8] = self.buffer[height:].reshape(1, 2, height // 2, width // 2)
         self.color = color or Color()
         self.sequence = 0
-        self.captured_ns = 0
+        self.captured_ns = self.media_ns = 0
         # weak, so that pool and frames go as soon as nobody needs them and not when the collector comes by
         self._pool: weakref.ref[FramePool] | None = None
 
@@ -82,8 +83,9 @@ class Frame:
         return self.y[0, 0], self.uv[0, 0], self.uv[0, 1]
 
     def copy_facts(self, other: Frame) -> None:
-        """Takes over sequence, capture time and colour of `other`, not its pixels."""
-        self.sequence, self.captured_ns, self.color = other.sequence, other.captured_ns, other.color
+        """Takes over sequence, times and colour of `other`, not its pixels."""
+        self.sequence, self.color = other.sequence, other.color
+        self.captured_ns, self.media_ns = other.captured_ns, other.media_ns
 
     def fill(self, y: int, u: int = 128, v: int = 128) -> None:
         """Paints the frame in one colour."""

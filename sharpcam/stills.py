@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ U8 = NDArray[np.uint8]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 # OpenCV 5 has moved it; both give the level before
 _set_log_level: Callable[[int], int] = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+# of a JPEG: neither a stuffed byte nor a restart within a scan, nor what has no length
+_MARKER, _END = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]"), b"\xff\xd9"
 _LEAST_SIDE = 16  # networks look at blocks of pixels; smaller pictures are continued at their edges
 
 
@@ -133,7 +136,17 @@ def _decoded(codes: U8, flags: int) -> NDArray[Any] | None:
 
 
 def _is_cut_short(data: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end; OpenCV would make up the rest in grey."""
-    if data.startswith(b"\xff\xd8"):
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    return data.startswith(b"\x89PNG") and b"IEND" not in data
+    """Whether a JPEG or PNG lacks its end; OpenCV would make up the rest in grey.
+
+    What comes after the end, such as the film of a motion photo, does not matter."""
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" not in data
+    at = 2
+    while data.startswith(b"\xff\xd8"):
+        marker = _MARKER.search(data, at)  # behind a segment at once, behind a scan's header after its codes
+        if marker is None:
+            return True
+        if marker[0] == _END:
+            return False
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    return False

@@ -132,7 +132,9 @@ def open_sink(
         if path.exists() and path.samefile(source.path):
             raise ConfigError(f"{sink} is the source, too", "name another file with --sink")
         return MediaSink(
-            *(path, size, source.fps, source.color, source.path), pixel_aspect=source.pixel_aspect
+            *(path, size, source.fps, source.color, source.path),
+            timing="media" if source.is_uneven else "sequence",
+            pixel_aspect=source.pixel_aspect,
         )
     if _is_path(sink):
         raise ConfigError(

@@ -470,6 +470,10 @@ def _end(work: Callable[[], int]) -> NoReturn:
     raise typer.Exit(code)
 
 
+# a file or folder that may not even be looked at, wherever its name came from
+_BARRED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
+
+
 def _unexpected(error: Exception) -> tuple[str, str]:
     """What is said of a failure that nothing else has explained: message and hint."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -479,6 +483,8 @@ def _unexpected(error: Exception) -> tuple[str, str]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         told = write_error(Path(error.filename or "the output"), error)
         return str(told), told.hint
+    if isinstance(error, OSError) and error.filename and error.errno in _BARRED:
+        return f"cannot use {error.filename}: {error.strerror}", "check its name and permissions"
     what = " ".join(f"{type(error).__name__}: {error}".split())
     return f"unexpected failure: {what}", "this is a bug in SharpCam; --verbose shows where"
 

@@ -23,7 +23,7 @@ from sharpcam.geometry import to_video_frame
 
 log = logging.getLogger(__name__)
 
-Timing = Literal["sequence", "captured"]
+Timing = Literal["sequence", "captured", "media"]
 
 # container by suffix, and the encoders to try
 _H264 = ("libx264", "mpeg4")
@@ -34,7 +34,7 @@ _KINDS = {
     ".mkv": ("matroska", _H264),
     ".webm": ("webm", ("libvpx-vp9", "libvpx")),
 }
-_FINE = Fraction(1, 90_000)  # seconds; the clock of captured times
+_FINE = Fraction(1, 90_000)  # seconds; the clock of times that follow no rate
 
 
 def check_video_name(path: Path) -> None:
@@ -49,9 +49,10 @@ def check_video_name(path: Path) -> None:
 class MediaSink:
     """A video file of high quality: H.264 (VP9 in .webm), tagged with its colours.
 
-    `timing` says what sets the timestamps: "sequence" numbers at `fps` (files; gaps stay gaps) or "captured"
-    times (cameras, whose rate varies). `audio_from` is a file whose audio is copied along, unchanged, where
-    the container can hold it. `crf` is the encoder's quality (lower is better) and `preset` its effort.
+    `timing` says what sets the timestamps: "sequence" numbers at `fps` (files; gaps stay gaps), "media" times (files
+    whose rate varies) or "captured" times (cameras, whose rate does). `audio_from` is a file whose audio is copied
+    along, unchanged, where the container can hold it. `crf` is the encoder's quality (lower is better) and `preset`
+    its effort.
 
     Frames go to a hidden file beside the target; `close` gives it its name, `abort` removes it. A file that
     bore the name before is replaced. Raises MediaError when it cannot be written.
@@ -79,7 +80,7 @@ class MediaSink:
         codec = _first_encoder(codecs)
         self.size, self.fps, self.color = size, float(fps), color
         self._timing = timing
-        self._first: int | None = 0 if audio_from is not None and timing == "sequence" else None
+        self._first: int | None = 0 if audio_from is not None and timing != "captured" else None
         self._last_pts = -1
         self._temporary = temporary_beside(self.path)
         self._container: OutputContainer | None = None
@@ -164,9 +165,10 @@ class MediaSink:
             if self._first is None:
                 self._first = frame.sequence
             return frame.sequence - self._first
+        time_ns = frame.captured_ns if self._timing == "captured" else frame.media_ns
         if self._first is None:
-            self._first = frame.captured_ns
-        return round((frame.captured_ns - self._first) / 1e9 / self._clock)
+            self._first = time_ns
+        return round((time_ns - self._first) / 1e9 / self._clock)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

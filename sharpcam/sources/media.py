@@ -30,12 +30,13 @@ class MediaSource:
 
     An odd side of the file's own size loses its last row or column. `live` paces the frames by their
     timestamps and leaves out what is too late; otherwise every frame comes as fast as it is asked for.
-    `sequence` counts at the file's rate and follows its timestamps, so a pause in the file is a gap there.
+    `sequence` counts at the file's average rate and follows its timestamps, so a pause in the file is a gap there.
     A file that is damaged further on ends at the damage with a warning.
 
     Besides what a Source has: `duration` in seconds and `frame_count`, both as the file tells (None when it
-    does not), `has_audio`, `start_time` (seconds of the first picture in the file's own time) and
-    `pixel_aspect` (width to height of a pixel of the given frames).
+    does not), `has_audio`, `start_time` (seconds of the first picture in the file's own time), `pixel_aspect`
+    (width to height of a pixel of the given frames) and `is_uneven`: whether pictures may follow one another
+    faster than at the average rate, so that only `media_ns` tells when each is due.
 
     Raises MediaError when there is no such file, it is not a video, or not one picture can be decoded.
     """
@@ -73,6 +74,7 @@ class MediaSource:
         self.color = _own_color(first)
         rate = stream.average_rate or stream.guessed_rate or Fraction(30)
         self.fps = min(1000.0, max(0.1, float(rate)))
+        self.is_uneven = stream.base_rate is None or float(stream.base_rate) > 1.01 * self.fps
         self.duration = _duration(self._container, stream)
         self.frame_count = stream.frames or (round(self.duration * self.fps) if self.duration else None)
         self.has_audio = bool(self._container.streams.audio)
@@ -104,6 +106,7 @@ class MediaSource:
             self._last_seconds = self._seconds(picture)
             self._last_sequence = max(self._last_sequence + 1, round(self._last_seconds * self.fps))
             frame.sequence, frame.captured_ns = self._last_sequence, time.monotonic_ns()
+            frame.media_ns = round(self._last_seconds * 1e9)
             return True
 
     def close(self) -> None:

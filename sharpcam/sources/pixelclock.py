@@ -20,7 +20,7 @@ _BLACK, _WHITE = 24, 226
 
 def write_clock(frame: Frame, time_ns: int) -> None:
     """Writes `time_ns` (kept to the microsecond, modulo 2^48 of them: nine years) into `frame`."""
-    top, left, side = _place(frame)
+    top, left, side = _place(*frame.size)
     code = time_ns // 1000 % (1 << 48)
     data = code.to_bytes(6, "big")
     data += binascii.crc_hqx(data, 0xFFFF).to_bytes(2, "big")
@@ -34,7 +34,7 @@ def write_clock(frame: Frame, time_ns: int) -> None:
 
 def read_clock(frame: Frame) -> int | None:
     """The time in ns that `write_clock` wrote (to the microsecond), or None when there is none to be read."""
-    top, left, side = _place(frame)
+    top, left, side = _place(*frame.size)
     rim = side // 4
     blocks = frame.planes[0][top : top + side, left : left + _BITS * side].reshape(side, _BITS, side)
     levels = blocks[rim : side - rim, :, rim : side - rim].mean((0, 2))
@@ -47,14 +47,19 @@ def read_clock(frame: Frame) -> int | None:
     return int.from_bytes(data[:6], "big") * 1000
 
 
-def _place(frame: Frame) -> tuple[int, int, int]:
+def check_clock(size: tuple[int, int]) -> None:
+    """Raises FormatMismatch where frames of this (width, height) have no room for it."""
+    _place(*size)
+
+
+def _place(width: int, height: int) -> tuple[int, int, int]:
     """Top, left and side of the row of blocks."""
-    side = max(4, frame.height // 90 // 2 * 2)
-    while side > 4 and _BITS * side > frame.width:
+    side = max(4, height // 90 // 2 * 2)
+    while side > 4 and _BITS * side > width:
         side -= 2
-    if _BITS * side > frame.width or side > frame.height:
+    if _BITS * side > width or side > height:
         raise FormatMismatch(
-            f"a {frame.width}x{frame.height} frame is too small for the pixel clock",
-            "use 256 pixels a row or more",
+            f"a {width}x{height} frame is too small for the pixel clock",
+            f"use {_BITS * 4} pixels a row or more",
         )
-    return frame.height - side, (frame.width - _BITS * side) // 2 // 2 * 2, side
+    return height - side, (width - _BITS * side) // 2 // 2 * 2, side

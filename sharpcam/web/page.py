@@ -53,7 +53,7 @@ class Page:
         """
         with self._lock:
             server = self._running
-            if server is None or not server.is_alive():
+            if server is None or server.ended.is_set():
                 server = _Server(port, self._answer, self._pipeline, self._comparing, self._unused_s)
                 server.start()
                 self._running = server
@@ -72,7 +72,7 @@ class Page:
     def wait(self) -> None:
         """Until the page is closed, or has closed itself."""
         if self._running is not None:
-            self._running.join()
+            self._running.ended.wait()
 
     def close(self) -> None:
         """May be called twice, and without `open`."""
@@ -94,6 +94,7 @@ class _Server(threading.Thread):
         unused_s: float,
     ) -> None:
         super().__init__(name="sharpcam-page", daemon=True)
+        self.ended = threading.Event()  # what `join` tells after a signal is not to be trusted (Python 3.11)
         self._socket = _listen(port)
         self.session = Session(self._socket.getsockname()[1])
         self.live = Live(pipeline, lambda: _status(answer)) if answer and pipeline else None
@@ -127,10 +128,11 @@ class _Server(threading.Thread):
             if self.live is not None:
                 self.live.stop()
             log.info("page: closed")
+            self.ended.set()
 
     def stop(self) -> None:
         self._uvicorn.should_exit = True
-        self.join(STOP_S)
+        self.ended.wait(STOP_S)
 
     async def _serve(self) -> None:
         if self.live is not None:

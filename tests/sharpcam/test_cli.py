@@ -235,6 +235,14 @@ def test_a_mistake_of_ours_is_no_traceback(
     assert "Traceback" in err
 
 
+@pytest.mark.skipif(os.name == "nt", reason="names may be longer there")
+def test_what_may_not_even_be_looked_at_is_named(tmp_path: Path) -> None:
+    name = tmp_path / ("x" * 300 + ".mp4")
+    code, _, err = run("process", name, tmp_path / "y.mp4")
+    assert code == 1
+    assert err.startswith(f"sharpcam: cannot use {name}: File name too long\n  hint: check its name")
+
+
 def test_mistakes_in_settings_are_explained(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text("[model]\nstrength = 3\n")

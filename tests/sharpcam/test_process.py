@@ -237,6 +237,21 @@ def test_a_jpeg_with_a_thumbnail_and_an_appendix_is_whole(tmp_path):
         read_picture(tmp_path / "a.jpg")
 
 
+def test_a_film_behind_a_picture_may_hold_any_bytes(tmp_path):
+    whole = cv2.imencode(".jpg", photo())[1].tobytes()
+    progressive = cv2.imencode(".jpg", photo(), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    restarts = cv2.imencode(".jpg", photo(), [cv2.IMWRITE_JPEG_RST_INTERVAL, 1])[1].tobytes()
+    film_of_it = np.random.default_rng(0).integers(0, 256, 200_000, np.uint8).tobytes()
+    assert b"\xff\xda" in film_of_it
+    for picture in (whole, progressive, restarts):
+        (tmp_path / "a.jpg").write_bytes(picture + film_of_it + b"\xff\xda")
+        assert read_picture(tmp_path / "a.jpg").rgb.shape == (40, 60, 3)
+        for length in (len(picture) // 2, len(picture) - 2):
+            (tmp_path / "a.jpg").write_bytes(picture[:length])
+            with pytest.raises(MediaError, match="cut short"):
+                read_picture(tmp_path / "a.jpg")
+
+
 # --- folders --------------------------------------------------------------------------------------------
 
 
@@ -394,6 +409,23 @@ def test_a_pause_in_a_film_stays_one(tmp_path, fake):
         with av.open(str(tmp_path / name)) as container:
             seen = [frame.time for frame in container.decode(video=0)]
         assert seen == pytest.approx([t / 1000 for t in times], abs=0.12)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_pictures_that_come_in_bursts_keep_their_times(tmp_path, fake, suffix):
+    """Films of a screen: none is late because others come slowly, and the sound stays where it belongs."""
+    times = [*range(0, 400, 20), *range(1000, 5000, 1000), *range(5000, 5400, 20)]
+    source = film(tmp_path / f"a{suffix}", len(times), fps=50, times=times)
+    job(source, tmp_path / f"b{suffix}", fake)
+    with av.open(str(tmp_path / f"b{suffix}")) as made:
+        came = [round(1000 * picture.time) for picture in made.decode(video=0)]
+    assert came == times
+
+
+def test_files_of_an_even_rate_keep_their_clock(tmp_path, fake):
+    for suffix in (".mp4", ".mkv"):
+        source = MediaSource(film(tmp_path / f"a{suffix}", 20, fps=24))
+        assert not source.is_uneven
 
 
 def test_wide_pixels_stay_wide_and_turn_with_the_picture(tmp_path, fake):

@@ -274,6 +274,12 @@ def test_there_is_no_clock_in_pictures_without():
     assert read_clock(frame) is None
 
 
+def test_a_source_too_small_for_the_clock_is_refused_at_once():
+    with pytest.raises(FormatMismatch, match="too small for the pixel clock"):
+        TestCardSource((128, 128))
+    assert TestCardSource((128, 128), clock=False).size == (128, 128)
+
+
 def test_a_frame_too_small_for_the_clock_is_refused():
     with pytest.raises(FormatMismatch, match="too small"):
         write_clock(Frame(254, 100), 1)

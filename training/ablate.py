@@ -26,7 +26,7 @@ from rich.table import Table
 from sharpcam.files import temporary_beside, write_whole
 from training.checkpoint import read_checkpoint
 from training.data import DataError
-from training.distill import Job, add_arguments, load_teacher, prepare, run, teacher_origin
+from training.distill import Job, add_arguments, load_teacher, positive, prepare, run, teacher_origin
 from training.evaluate import evaluate
 from training.pairs import find_pairs
 from training.recipe import RecipeError
@@ -111,7 +111,8 @@ def ablate(args: argparse.Namespace) -> dict[str, Any]:
                 teacher = load_teacher(job.recipe, args.teacher_weights)
                 facts = teacher_origin(teacher, args.teacher_weights)
             print(f"seed {seed}, {'with' if taught else 'without'} the teacher: {folder}", flush=True)
-            one.train(make_task(one.recipe, teacher), facts if taught else None, validation_clips=args.clips)
+            task = make_task(one.recipe, teacher, one.features)
+            one.train(task, facts if taught else None, validation_clips=args.clips)
             runs.append(measure(one, Run(seed, taught, str(folder)), args))
     return {
         "recipe": job.recipe.name,
@@ -151,7 +152,7 @@ def measure(job: Job, one: Run, args: argparse.Namespace) -> Run:
     if args.pairs or args.clip:
         from training.export import export_student
 
-        model = export_student(job.out / "last.pt", job.out / "model", clips=job.validation or job.clips)
+        model = export_student(job.out / "last.pt", job.out / "model", clips=job.clips)
         for folders, clip in ((args.pairs, False), (args.clip, True)):
             for folder in folders:
                 subject = Shipped.load(str(model), 1.0, "cpu", args.threads or 1, clip)
@@ -213,9 +214,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         required=True,
         help="checkpoint of training.teacher, or published weights",
     )
-    add("--seeds", type=_positive, default=3, help="trainings of each kind (default: %(default)s)")
+    add("--seeds", type=positive, default=3, help="trainings of each kind (default: %(default)s)")
     add("--first-seed", type=int, default=0)
-    add("--clips", type=_positive, default=64, help="held-out clips to measure on (default: %(default)s)")
+    add("--clips", type=positive, default=64, help="held-out clips to measure on (default: %(default)s)")
     add("--pairs", type=Path, nargs="+", default=[], metavar="DIR", help="sets of pairs to measure on, too")
     add("--clip", type=Path, nargs="+", default=[], metavar="DIR", help="clips to measure on, too")
     add("--json", type=Path, metavar="FILE", help="write the report")
@@ -232,13 +233,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     console = console if console.is_terminal else Console(width=130)
     console.print(table(report))
     console.print(conclusion(report), soft_wrap=True, highlight=False)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return value
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -215,8 +216,10 @@ def _stages(
     elif begun:
         earlier, place = _stages(Recipe.model_validate(begun["recipe"]), begun, teachers, places)
         lines += earlier
-        places[begun["sha256"]] = f"{place}/{begun['file']}"
-        start = f" --start-from {place}/{begun['file']}"
+        # a copy by any other name: the command above ends at its step
+        kept = re.fullmatch(r"(best|last|step-\d+)\.pt", begun["file"])
+        places[begun["sha256"]] = f"{place}/{begun['file'] if kept else 'last.pt'}"
+        start = f" --start-from {places[begun['sha256']]}"
         number = int(place.rpartition("-")[2]) if place.rpartition("-")[2].isdigit() else 1
         out = f"runs/{recipe.name}-{number + 1}"
     for entry in provenance:

@@ -33,6 +33,7 @@ class State:
     seconds: float = 0.0
     best: float = -math.inf  # of the watched figure
     stale: int = 0  # validations since then
+    unjudged: bool = False  # it was stopped where a validation was due, which resuming makes up for
     lr_scale: float = 1.0  # what plateaus have left of the learning rate
     figures: dict[str, float] = field(default_factory=dict)  # of the last validation
     provenance: list[dict[str, Any]] = field(default_factory=list)  # who taught with what, from which step on
@@ -92,6 +93,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     content = _load(path)
     if not isinstance(content, dict) or not {"recipe", "average", "step"} <= content.keys():
         raise TrainingError(f"{path} is not a checkpoint of this package")
+    try:
+        validated(content["recipe"], "its recipe")
+    except RecipeError as e:
+        raise TrainingError(f"{path} is not a checkpoint of this package: {e}") from e
     return content
 
 

@@ -70,7 +70,8 @@ class Clips:
         """Clips of a file that `pack` wrote. Raises DataError."""
         try:
             facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            clips = cls(Library(folders=facts.get("folders", {})), ClipSpec(**facts["spec"]))
+            library = Library(folders=facts.get("folders", {}), share=facts.get("held_out", 0.1))
+            clips = cls(library, ClipSpec(**facts["spec"]))
             packed = np.load(path, mmap_mode="r")
         except FileNotFoundError as e:
             raise DataError(
@@ -170,6 +171,7 @@ def pack(library: Library, spec: ClipSpec, count: int, path: Path, first: int = 
     partial = path.with_suffix(".part")
     shape = (count, 2, spec.frames, spec.crop * 3 // 2, spec.crop)
     facts = {"spec": asdict(spec), "first": first, "count": count, "folders": library.folders}
+    facts["held_out"] = library.share
     try:
         # a fork would inherit locks that OpenCV's threads hold
         context = get_context("spawn")
@@ -213,11 +215,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--validation", action="store_true", help="of the pictures kept out of training")
+    parser.add_argument(
+        "--held-out", type=float, default=0.1, help="share kept out, as a recipe's data.held_out"
+    )
+    parser.add_argument("--only", default="", help="files whose path has this, as a recipe's data.only")
     args = parser.parse_args()
     spec = ClipSpec(args.frames, args.crop, args.seed)
     if args.clips < 1 or args.workers < 1 or args.out.suffix != ".npy":
         parser.error("--clips and --workers are 1 or more, --out ends with .npy")
-    pack(scan(args.data, args.validation), spec, args.clips, args.out, workers=args.workers)
+    library = scan(args.data, args.validation, args.held_out, args.only)
+    pack(library, spec, args.clips, args.out, workers=args.workers)
     print(f"wrote {args.clips} clips to {args.out}")
 
 

@@ -63,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser, recipe: str) -> None:
         type=Path,
         help="begin with the averaged weights of this checkpoint, or with those of a model folder",
     )
-    add("--threads", type=int, help="CPU threads of torch")
-    add("--workers", type=int, default=1, help="threads that make clips (default: %(default)s)")
+    add("--threads", type=positive, help="CPU threads of torch")
+    add("--workers", type=positive, default=1, help="threads that make clips (default: %(default)s)")
     add(
         "--feature-weights",
         type=Path,
@@ -161,6 +161,11 @@ def prepare(args: argparse.Namespace) -> Job:
         )
     for made in (clips, singles):
         if isinstance(made, Clips):
+            if made.library.share != recipe.data.held_out:
+                raise DataError(
+                    f"the packed clips hold out {made.library.share:g} of the data, data.held_out is "
+                    f"{recipe.data.held_out:g}: what one trains on the other measures"
+                )
             made.lenses, made.fresh = recipe.data.lenses, recipe.data.fresh
     validation: Source | None = None
     if args.packed_validation:
@@ -173,8 +178,7 @@ def prepare(args: argparse.Namespace) -> Job:
     if args.threads:
         torch.set_num_threads(args.threads)
     out = args.out or Path("runs") / recipe.name
-    workers = max(1, args.workers)
-    return Job(recipe, clips, validation, out, args.start_from, args.resume, workers, features, singles)
+    return Job(recipe, clips, validation, out, args.start_from, args.resume, args.workers, features, singles)
 
 
 def source(root: Path, recipe: Recipe, validation: bool = False) -> Clips | Pictures:
@@ -192,6 +196,14 @@ def source(root: Path, recipe: Recipe, validation: bool = False) -> Clips | Pict
     return Clips(library, ClipSpec(frames, data.crop, seed, data.identity))
 
 
+def positive(text: str) -> int:
+    """An argument's whole number of 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
 def _parse(value: str) -> Any:
     try:
         return tomllib.loads(f"v = {value}")["v"]
@@ -206,6 +218,8 @@ def own_teacher(job: Job) -> Path:
         raise RecipeError(f"recipe {job.recipe.name!r} has no teacher: name one with --teacher-weights")
     folder = job.out / "teacher"
     best = folder / ("best.pt" if job.validation else "last.pt")
+    if job.resume and not any((place / "last.pt").exists() for place in (job.out, folder)):
+        raise TrainingError(f"no checkpoint {job.out / 'last.pt'}, nor one of its teacher")
     if job.resume and best.exists() and (job.out / "last.pt").exists():
         return best  # a student goes on with the teacher that it began with
     given = {
@@ -224,7 +238,7 @@ def own_teacher(job: Job) -> Path:
     )
     unfinished = job.resume and (folder / "last.pt").exists()
     first = replace(job, recipe=recipe, clips=clips, out=folder, start_from=None, resume=unfinished)
-    first.train(make_task(recipe), validation_clips=12)
+    first.train(make_task(recipe, features=job.features), validation_clips=12)
     return best
 
 
@@ -293,6 +307,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     teacher, facts, weights = None, None, None
     if any(w and needs_teacher(n) for n, w in job.recipe.loss.items()) and not args.no_teacher:
         weights = args.teacher_weights or own_teacher(job)
+        if not args.teacher_weights:  # what was stopped in its teacher has no checkpoint of its own yet
+            job.resume = job.resume and (job.out / "last.pt").exists()
         teacher = load_teacher(job.recipe, weights)
         facts = teacher_origin(teacher, weights)
     elif args.teacher_weights:
@@ -327,7 +343,7 @@ def export(
     checkpoint = job.out / ("best.pt" if listens and held else "last.pt")
     ours = recipe.network.kind == "student"
     if ours:
-        folder = export_student(checkpoint, job.out / name, clips=held or job.clips, data_notes=data_notes)
+        folder = export_student(checkpoint, job.out / name, clips=job.clips, data_notes=data_notes)
     reports: list[Path] = []
     if isinstance(held, Pictures):
         student: Subject = Shipped.load(str(folder), 1.0, "cpu", 1, False) if ours else Teacher(checkpoint)

@@ -42,6 +42,7 @@ class Library:
     pairs: list[tuple[Path, Path]] = field(default_factory=list)  # (blur, sharp)
     bursts: list[list[Path]] = field(default_factory=list)  # consecutive high-speed frames
     folders: dict[str, int] = field(default_factory=dict)  # how many of these each first folder gave
+    share: float = 0.1  # of the data, that is held out
 
     def __len__(self) -> int:
         return len(self.stills) + len(self.videos) + len(self.pairs) + len(self.bursts)
@@ -53,7 +54,7 @@ class Library:
 HELD_OUT_WORDS = {"val", "valid", "validation", "test", "testing", "eval"}
 HELD_OUT = ("kodak", "homeoffice")
 # pairs are neighbouring frames of scenes: whole scenes are held out where there are enough to choose from
-SCENES = 10
+SCENES = 3
 
 
 def validation_part(name: str, share: float = 0.1) -> bool:
@@ -111,7 +112,7 @@ def scan(root: Path, validation: bool = False, share: float = 0.1, only: str = "
     """
     if not root.is_dir():
         raise DataError(f"data folder {root} does not exist")
-    library = Library()
+    library = Library(share=share)
     bursts: dict[Path, list[Path]] = {}
     try:
         chosen = re.compile(only, re.IGNORECASE)

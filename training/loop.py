@@ -93,6 +93,23 @@ def train(
             bar.console.print(text, soft_wrap=True, highlight=False, markup=False)
             bar.console.file.flush()
 
+    def judged(text: str) -> None:
+        """Validates, and draws the conclusions."""
+        with memory_explained():
+            state.figures = fabric.broadcast(validate(task, average, held) if first else {})
+        best, state.unjudged = judge(state, recipe), False
+        figures = "  ".join(f"{k} {v:.3f}" for k, v in state.figures.items())
+        say(f"step {state.step}  {text}  {figures}  {state.seconds:.0f} s")
+        bar.update(line, figures=short(state.figures))
+        if board:
+            board.scalars(state.step, {f"validation/{k}": v for k, v in state.figures.items()})
+            board.strip(state.step, task, average.model, held[0])
+        if best:
+            save("best.pt")
+
+    def is_stale() -> bool:
+        return bool(settings.stop_after) and state.stale >= settings.stop_after
+
     stop, bar = StopRequest(), make_bar(first)
     prefetch = Prefetch(clips, settings.batch, state.step, settings.steps, fabric, workers)
     with stop, bar, board or nullcontext(), prefetch as batches:
@@ -100,7 +117,10 @@ def train(
         started = time.monotonic() - state.seconds
         losses: list[Tensor] = []  # and gradients, since the last look
         alone_on_gpu = fabric.device.type == "cuda" and fabric.world_size == 1
-        for step in range(state.step, settings.steps):
+        if validation and state.unjudged:
+            judged("where it was stopped")
+            save("last.pt")
+        for step in range(state.step, state.step if is_stale() else settings.steps):
             passed = elapsed(recipe, step, state.seconds)
             rate = learning_rate(recipe, step, passed) * state.lr_scale
             for group in optimizer.param_groups:
@@ -135,19 +155,11 @@ def train(
             if not bar.console.is_terminal and state.step % LOG_EVERY == 0:
                 at = f"step {state.step}/{settings.steps}"
                 say(f"{at}  loss {value:.5f}  lr {rate:.2e}  {state.seconds:.0f} s")
-            if validation and (state.step % settings.validate_every == 0 or done) and not stopping:
-                with memory_explained():
-                    state.figures = fabric.broadcast(validate(task, average, held) if first else {})
-                best = judge(state, recipe)
-                text = "  ".join(f"{k} {v:.3f}" for k, v in state.figures.items())
-                say(f"step {state.step}  loss {value:.5f}  {text}  {state.seconds:.0f} s")
-                bar.update(line, figures=short(state.figures))
-                if board:
-                    board.scalars(state.step, {f"validation/{k}": v for k, v in state.figures.items()})
-                    board.strip(state.step, task, average.model, held[0])
-                if best:
-                    save("best.pt")
-                if settings.stop_after and state.stale >= settings.stop_after:
+            if validation and (state.step % settings.validate_every == 0 or done):
+                state.unjudged = True
+                if not stopping:  # who asks to stop does not wait for it
+                    judged(f"loss {value:.5f}")
+                if is_stale():
                     say(f"stopped at step {state.step}: {state.stale} validations without a new best")
                     done = True
             if state.step % (10 * settings.checkpoint_every) == 0:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,6 +17,9 @@ from training.errors import RecipeError
 __all__ = ["Network", "Recipe", "RecipeError", "Teacher", "load_recipe", "validated"]
 
 RECIPES = Path(__file__).parent / "recipes"
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -63,7 +66,7 @@ class Data(Section):
 class Optimizer(Section):
     name: Literal["adam", "adamw", "muon"] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Share, Share] = (0.9, 0.99)
     weight_decay: float = Field(default=0.0, ge=0)
     clip: float = Field(default=1.0, gt=0, description="largest gradient norm")
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sharpcam.errors import ConfigError
 from training.errors import RecipeError
-from training.losses import LOSSES, WeightedLoss
+from training.losses import LOSSES, PLANES, WeightedLoss
 from training.metrics import CEILING, flicker, psnr, ssim
 from training.networks.published import PUBLISHED
 from training.networks.restormer import Restormer
@@ -44,7 +44,7 @@ def build(network: Network) -> nn.Module:
         raise RecipeError(f"unknown network {network.kind!r}; known: {', '.join(NETWORKS)}")
     try:
         return NETWORKS[network.kind](**network.options)
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, RuntimeError) as e:
         raise RecipeError(f"network {network.kind!r}: {e}") from e
 
 
@@ -82,6 +82,12 @@ def to_planes(rgb: Tensor) -> tuple[Tensor, Tensor]:
 def needs_teacher(loss: str) -> bool:
     """Whether the term of this name compares with what the teacher says."""
     return loss in LOSSES and "teacher" in LOSSES[loss].takes
+
+
+def refuse_planes(recipe: Recipe) -> None:
+    """Raises RecipeError where a loss compares I420 planes, for tasks that have RGB pictures alone."""
+    if wrong := [n for n, w in recipe.loss.items() if w and n in LOSSES and LOSSES[n].takes == PLANES]:
+        raise RecipeError(f"loss {wrong[0]!r} compares the planes of clips: task {recipe.task!r} has none")
 
 
 def needs_truth(recipe: Recipe) -> bool:
@@ -272,6 +278,7 @@ class FrameTask(Task):
         super().__init__(recipe)
         if wrong := [n for n, w in recipe.loss.items() if w and (n == "temporal" or needs_teacher(n))]:
             raise RecipeError(f"single frames without a teacher cannot have the loss {wrong[0]!r}")
+        refuse_planes(recipe)
         self.loss = weighted(recipe.loss, features)
 
     def forward(
@@ -303,6 +310,7 @@ class PictureTask(Task):
         super().__init__(recipe, teacher)
         if recipe.loss.get("temporal"):
             raise RecipeError("loss 'temporal' compares frames: single pictures have none")
+        refuse_planes(recipe)
         self.truthful = needs_truth(recipe)
         terms = {n: w for n, w in recipe.loss.items() if teacher is not None or not needs_teacher(n)}
         self.loss = weighted(terms, features)

@@ -113,9 +113,10 @@ def write(folder: Path, name: str, soft: Image, truth: NDArray[np.uint8]) -> Non
             raise OSError(f"cannot write {folder / side / name}.png")
 
 
-def build(data: Path, out: Path, seed: int = 1) -> list[Path]:
-    """Writes all sets below `out` and returns their folders. Raises DataError."""
-    library = scan(data, validation=True)
+def build(data: Path, out: Path, seed: int = 1, share: float = 0.1) -> list[Path]:
+    """Writes all sets below `out`, of the `share` of the data that training never sees, and returns their folders.
+    Raises DataError."""
+    library = scan(data, validation=True, share=share)
     held = pictures(library)
     if not held and not library.videos:
         raise DataError(f"no single pictures and no videos to measure on below {data}")
@@ -160,8 +161,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.validation", description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--held-out", type=float, default=0.1, help="share kept out, as the data.held_out of what is measured"
+    )
     args = parser.parse_args()
-    for folder in build(args.data, args.out):
+    for folder in build(args.data, args.out, share=args.held_out):
         print(f"{folder}: {len(list((folder / 'sharp').iterdir()))} pictures")
 
 

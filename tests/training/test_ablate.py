@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 import training.ablate
+import training.distill
 from training.ablate import HELD_OUT, STUDENT_T, Run, compare, compare_all, conclusion, main
 from training.checkpoint import read_checkpoint
 from training.data import Clips
@@ -175,7 +176,8 @@ def test_both_sides_get_the_same_but_for_the_teacher(
     seen: list[list[tuple[int, ...]]] = []
     make_task, batch = training.ablate.make_task, Clips.batch
 
-    def watched_task(recipe: Any, teacher: Any) -> Any:
+    def watched_task(recipe: Any, teacher: Any, features: Any) -> Any:
+        assert features == {"vgg16": tmp_path / "vgg16.pth"}
         task = make_task(recipe, teacher)
         first.append({name: value.clone() for name, value in task.student.state_dict().items()})
         seen.append([])
@@ -187,6 +189,10 @@ def test_both_sides_get_the_same_but_for_the_teacher(
             seen[-1].append((*numbers, int(soft.sum()), int(sharp.sum())))
         return soft, sharp
 
+    # as a recipe with feature losses would find them
+    monkeypatch.setattr(
+        training.distill, "feature_files", lambda recipe, folder: {"vgg16": tmp_path / "vgg16.pth"}
+    )
     monkeypatch.setattr(training.ablate, "make_task", watched_task)
     monkeypatch.setattr(Clips, "batch", watched_batch)
     main([*arguments, "--seeds", "2", "--first-seed", "5"])

@@ -154,6 +154,13 @@ def test_flat_pairs_named_by_their_scenes_are_held_out_by_scene(tmp_path: Path) 
     assert scenes[1]
 
 
+def test_neighbours_are_never_parted_where_scenes_are_few(tmp_path: Path) -> None:
+    for scene in (372, 374, 477):
+        for frame in range(20):
+            touch(tmp_path, *(f"{side}/GOPR{scene:04d}_11_00-{frame}-8.png" for side in ("blur", "sharp")))
+    assert len(scan(tmp_path).pairs) == 60  # the hash keeps all three
+
+
 def test_folder_names_above_the_data_say_nothing(tmp_path: Path) -> None:
     root = tmp_path / "blur-and-sharp" / "test" / "deblurring" / "photos"
     touch(root, *(f"{i}.png" for i in range(20)), "sharpness/x.png", "deblur/y.png")

@@ -198,6 +198,86 @@ def test_a_student_without_a_teacher_gets_one_of_its_own(
     assert (tmp_path / "teacher" / "best.pt").read_bytes() == kept
 
 
+def test_a_run_that_was_stopped_in_its_teacher_goes_on(
+    command: Command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = "teacher.options={dim=8, num_blocks=[1,1,1,1], num_refinement_blocks=1, heads=[1,1,1,1]}"
+    out = tmp_path / "run"
+    arguments = ["distill", "--data", data, "--out", out, *TINY, *STUDENT, "--set", options, "--steps", 6]
+    code, _, err = command(*arguments, "--resume")
+    assert (code, err.count("\n")) == (1, 1)
+    assert f"no checkpoint {out}/last.pt" in err
+    batch, made = Clips.batch, []
+
+    def pressed(clips: Clips, indices: Any) -> Any:
+        made.append(clips.library.stills)
+        if made.count(made[-1]) == 2 and len(made[-1]) == 8:  # of what trains
+            os.kill(os.getpid(), signal.SIGINT)
+        return batch(clips, indices)
+
+    monkeypatch.setattr(Clips, "batch", pressed)
+    code, _, err = command(*arguments)
+    assert (code, err.splitlines()[-1][:26]) == (130, "training: stopped at step ")
+    code, _, err = command(*arguments)
+    assert code == 1
+    assert "teacher holds a run already: go on with --resume" in err
+    code, _, err = command(*arguments, "--resume")
+    assert (code, err.count("\n")) == (0, 1)
+    for folder in (out / "teacher", out):
+        assert read_checkpoint(folder / "last.pt")["step"] == 6
+
+
+def test_int8_is_fitted_to_what_trained_not_to_what_measures(
+    command: Command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    export = training.export.export_student
+
+    def watch(*arguments: Any, **options: Any) -> Path:
+        seen.append(options["clips"])
+        return export(*arguments, **options)
+
+    monkeypatch.setattr(training.export, "export_student", watch)
+    arguments = ["--data", data, "--out", tmp_path, *TINY, *STUDENT, "--no-teacher", "--steps", 1]
+    assert command("distill", *arguments)[0] == 0
+    (clips,) = seen
+    assert {path.stem for path in clips.library.stills} == {f"photo{i}" for i in (0, 1, 2, 3, 4, 5, 6, 9)}
+
+
+def test_packed_clips_of_another_split_are_refused(command: Command, data: Path, tmp_path: Path) -> None:
+    pack(scan(data, share=0.3), ClipSpec(frames=2, crop=32), 2, tmp_path / "p.npy")
+    arguments = ["distill", "--packed", tmp_path / "p.npy", *TINY, *STUDENT, "--no-teacher", "--steps", 1]
+    code, _, err = command(*arguments, "--out", tmp_path / "a")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "hold out 0.3 of the data, data.held_out is 0.1" in err
+    assert command(*arguments, "--set", "data.held_out=0.3", "--out", tmp_path / "b")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("program", "change", "message"),
+    [
+        ("teacher", "loss.psnr_planes=0.1", "loss 'psnr_planes' compares the planes of clips"),
+        ("distill", "optimizer.betas=[1.5, 0.9]", "optimizer.betas.0: input should be less than 1"),
+        ("distill", "network.options={channels=-3}", "network 'student': "),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(
+    command: Command, data: Path, tmp_path: Path, program: str, change: str, message: str
+) -> None:
+    more = ["--no-teacher"] if program == "distill" else []
+    code, _, err = command(program, "--data", data, "--out", tmp_path, *TINY, *more, "--set", change)
+    assert (code, err.count("\n")) == (1, 1)
+    assert message in err
+
+
+def test_a_checkpoint_without_a_recipe_of_ours_is_refused(command: Command, tmp_path: Path) -> None:
+    for recipe in ({}, {"name": "x"}):
+        torch.save({"recipe": recipe, "average": {}, "step": 1}, tmp_path / "a.pt")
+        code, _, err = command("export", tmp_path / "a.pt", "--out", tmp_path / "m", "--data", tmp_path)
+        assert (code, err.count("\n")) == (1, 1)
+        assert f"{tmp_path}/a.pt is not a checkpoint of this package: its recipe: " in err
+
+
 def test_starting_from_means_the_averaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe("sharpcam", {"network.options": {"channels": 32, "depth": 0, "grid": 4, "gate": 16}})
     student = make_task(recipe).student

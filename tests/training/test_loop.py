@@ -419,6 +419,20 @@ def test_a_signal_saves_without_validating_first(tmp_path: Path, monkeypatch: py
     assert read_checkpoint(tmp_path / "last.pt")["step"] == len(validations) + 1  # nobody waits for the last
 
 
+@pytest.mark.parametrize("at", [2, 3, 4, 5, 6, 7])
+def test_stopped_at_a_validation_and_resumed_is_the_whole(tmp_path: Path, at: int) -> None:
+    """What a plateau takes from the rate hangs on every validation, that of the step it was stopped at, too."""
+    recipe = recipe_of(8, train__validate_every=2, schedule__kind="plateau", schedule__patience=1)
+    run(recipe, tmp_path / "whole", held=HELD)
+    with pytest.raises(Interrupted):
+        run(recipe, tmp_path / "half", held=HELD, clips=Stopping(CLIPS, at=at))
+    run(recipe, tmp_path / "half", held=HELD, resume=True)
+    for name in ("last.pt", "best.pt"):
+        whole, half = (read_checkpoint(tmp_path / folder / name) for folder in ("whole", "half"))
+        for key in ("student", "average", "step", "best", "stale", "lr_scale", "figures"):
+            assert same(whole[key], half[key]), (name, key)
+
+
 # -- schedules -----------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from sharpcam.errors import FormatMismatch
 from sharpcam.frame import Frame
 
 _BITS = 64
+_SIDE = 4  # of a block, in pixels, at least
 _BLACK, _WHITE = 24, 226
 
 
@@ -47,19 +48,19 @@ def read_clock(frame: Frame) -> int | None:
     return int.from_bytes(data[:6], "big") * 1000
 
 
-def check_clock(size: tuple[int, int]) -> None:
-    """Raises FormatMismatch where frames of this (width, height) have no room for it."""
-    _place(*size)
+def has_room(size: tuple[int, int]) -> bool:
+    """Whether frames of this (width, height) can have a clock in them."""
+    return size[0] >= _BITS * _SIDE and size[1] >= _SIDE
 
 
 def _place(width: int, height: int) -> tuple[int, int, int]:
     """Top, left and side of the row of blocks."""
-    side = max(4, height // 90 // 2 * 2)
-    while side > 4 and _BITS * side > width:
+    side = max(_SIDE, height // 90 // 2 * 2)
+    while side > _SIDE and _BITS * side > width:
         side -= 2
-    if _BITS * side > width or side > height:
+    if not has_room((width, height)):
         raise FormatMismatch(
             f"a {width}x{height} frame is too small for the pixel clock",
-            f"use {_BITS * 4} pixels a row or more",
+            f"use {_BITS * _SIDE} pixels a row or more",
         )
     return height - side, (width - _BITS * side) // 2 // 2 * 2, side

@@ -14,7 +14,7 @@ import numpy as np
 from sharpcam.errors import ConfigError, FormatMismatch
 from sharpcam.frame import Color, ColorRange, Frame, check_size
 from sharpcam.geometry import Converter, from_rgb, to_video_frame
-from sharpcam.sources.pixelclock import check_clock, write_clock
+from sharpcam.sources.pixelclock import has_room, write_clock
 from sharpcam.sources.scene.actor import Planes, Pose, Rect, Sprite
 from sharpcam.sources.scene.body import HAND_BOX, TORSO_BOX, draw_hand, draw_torso
 from sharpcam.sources.scene.canvas import U8, Canvas
@@ -193,8 +193,8 @@ class TestCard:
 class TestCardSource:
     """The test card as a camera (`live`) or as a file that is read as fast as it is asked for.
 
-    Frames carry their number and capture time in pixels (`clock`), see `pixelclock.read_clock`. With
-    `frames`, the source ends after as many.
+    Frames carry their number and capture time in pixels (`clock`), see `pixelclock.read_clock`, where they are
+    wide enough for it. With `frames`, the source ends after as many.
     """
 
     def __init__(
@@ -211,12 +211,10 @@ class TestCardSource:
         if not 1 <= fps <= 1000:
             raise ConfigError(f"{fps:g} frames a second is out of range", "choose 1 to 1000")
         self.card = TestCard(size, fps, softness, seed)
-        if clock:
-            check_clock(size)
         self.size, self.fps, self.color, self.live = size, float(fps), self.card.color, live
         self.frames = frames
         self.description = f"test card {size[0]}x{size[1]} at {fps:g} fps"
-        self._clock = clock
+        self._clock = clock and has_room(size)
         self._next = 0
         self._start_ns = 0
         self._closed = threading.Event()

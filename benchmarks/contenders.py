@@ -163,7 +163,8 @@ class Planes:
         self._codes = dtype is np.uint8
         for state in manifest.state:
             shape = resolve_shape(state.shape, width, height)
-            self.inputs[state.input], self.outputs[state.output] = (np.zeros(shape, dtype) for _ in range(2))
+            own = np.dtype(state.dtype) if self._codes else np.dtype(dtype)
+            self.inputs[state.input], self.outputs[state.output] = (np.zeros(shape, own) for _ in range(2))
         self._fresh = True
 
     def take(self, frame: Frame, infer: Callable[[], None]) -> None:

@@ -207,7 +207,7 @@ def _run_video(
                 source.fps,
                 source.color,
                 audio_from=path if source.has_audio else None,
-                timing="media" if source.is_uneven else "sequence",
+                timing=source.timing,
                 pixel_aspect=source.pixel_aspect,
                 preset="fast",
             )

@@ -139,14 +139,13 @@ def _is_cut_short(data: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end; OpenCV would make up the rest in grey.
 
     What comes after the end, such as the film of a motion photo, does not matter."""
-    if data.startswith(b"\x89PNG"):
-        return b"IEND" not in data
+    if not data.startswith(b"\xff\xd8"):
+        return data.startswith(b"\x89PNG") and b"IEND" not in data
     at = 2
-    while data.startswith(b"\xff\xd8"):
-        marker = _MARKER.search(data, at)  # behind a segment at once, behind a scan's header after its codes
-        if marker is None:
-            return True
+    while marker := _MARKER.search(
+        data, at
+    ):  # behind a segment at once, behind a scan's header after its codes
         if marker[0] == _END:
             return False
         at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
-    return False
+    return True

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from sharpcam.binding import CORE as CORE
 from training.networks.student import (
     CHANGE,
     GAINS,
@@ -45,8 +46,8 @@ NOTHING = 128  # the code of 0 in the second
 # a frame add them up in another order and must come to the same gains
 MEANS = "state_scene"
 # the part of the picture that the means are of, (top, left, bottom, right) in pixels: all of it unless a runtime
-# that works in tiles says otherwise (an initializer that is an input as well)
-CORE, EVERYTHING = "core", (0, 0, 1 << 30, 1 << 30)
+# that works in tiles says otherwise by CORE (an initializer that is an input as well)
+EVERYTHING = 0, 0, 1 << 30, 1 << 30
 Array = NDArray[Any]
 Ranges = dict[str, tuple[float, float]]  # (low, high) of a layer's output
 Weights = dict[str, tuple[Array, Array]]

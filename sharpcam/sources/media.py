@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import av
 from av.container import InputContainer
@@ -35,8 +36,9 @@ class MediaSource:
 
     Besides what a Source has: `duration` in seconds and `frame_count`, both as the file tells (None when it
     does not), `has_audio`, `start_time` (seconds of the first picture in the file's own time), `pixel_aspect`
-    (width to height of a pixel of the given frames) and `is_uneven`: whether pictures may follow one another
-    faster than at the average rate, so that only `media_ns` tells when each is due.
+    (width to height of a pixel of the given frames), `is_uneven`: whether pictures may follow one another
+    faster than at the average rate, so that only `media_ns` tells when each is due, and `timing`: which of the
+    two a MediaSink should go by.
 
     Raises MediaError when there is no such file, it is not a video, or not one picture can be decoded.
     """
@@ -108,6 +110,10 @@ class MediaSource:
             frame.sequence, frame.captured_ns = self._last_sequence, time.monotonic_ns()
             frame.media_ns = round(self._last_seconds * 1e9)
             return True
+
+    @property
+    def timing(self) -> Literal["sequence", "media"]:
+        return "media" if self.is_uneven else "sequence"
 
     def close(self) -> None:
         self._closed.set()

@@ -32,12 +32,13 @@ from training.loop import refuse_overwriting, train
 from training.networks.student import Student
 from training.protocols import Pictures, PictureSpec
 from training.recipe import Network, Recipe, load_recipe
-from training.tasks import Task, build, feature_files, make_task, needs_teacher, needs_truth
+from training.tasks import ClipTask, Task, build, feature_files, make_task, needs_teacher, needs_truth, planes
 from training.weights import load_weights
 
 __all__ = ["Job", "add_arguments", "load_teacher", "main", "prepare", "run", "teacher_origin"]
 
 VALIDATION_FRAMES, VALIDATION_SEED = 8, 777
+LOOKED_AT = 64  # frames that tell which channels of a student have died
 PUBLISHED_RESTORMER = Network(kind="restormer")  # recipes have smaller ones, for machines without a GPU
 
 
@@ -101,6 +102,10 @@ class Job:
         provenance: dict[str, Any] = {"teacher": teacher, "data": clips.origin}
         if self.start_from and not self.resume:
             provenance["started_from"] = begin_with(task.student, self.start_from)
+            if isinstance(task, ClipTask) and isinstance(task.student, Student):
+                first, _ = self.clips.batch(range(LOOKED_AT))
+                if revived := task.student.revive(planes(torch.as_tensor(first[:, 0]))):
+                    print(f"{revived} channels that had died begin anew", file=sys.stderr)
         train(
             task, self.recipe, clips, self.validation, self.out, resume=self.resume,
             workers=self.workers, validation_clips=validation_clips, provenance=provenance,
@@ -159,18 +164,18 @@ def prepare(args: argparse.Namespace) -> Job:
         raise DataError(
             "--packed-singles is for packed clips of 1 frame, in a recipe with data.singles above 0"
         )
+    packed = Clips.open_packed(args.packed_validation) if args.packed_validation else None
+    for made in (clips, singles, packed):
+        if isinstance(made, Clips) and made.library.share != recipe.data.held_out:
+            raise DataError(
+                f"the packed clips hold out {made.library.share:g} of the data, data.held_out is "
+                f"{recipe.data.held_out:g}: what one trains on the other measures"
+            )
     for made in (clips, singles):
         if isinstance(made, Clips):
-            if made.library.share != recipe.data.held_out:
-                raise DataError(
-                    f"the packed clips hold out {made.library.share:g} of the data, data.held_out is "
-                    f"{recipe.data.held_out:g}: what one trains on the other measures"
-                )
             made.lenses, made.fresh = recipe.data.lenses, recipe.data.fresh
-    validation: Source | None = None
-    if args.packed_validation:
-        validation = Clips.open_packed(args.packed_validation)
-    elif args.data:
+    validation: Source | None = packed
+    if validation is None and args.data:
         try:
             validation = source(args.data, recipe, validation=True)
         except DataError as e:  # a tenth of a few pictures may be none

@@ -27,7 +27,6 @@ from training.checkpoint import State, read_checkpoint, save_checkpoint
 from training.clips import ClipSpec
 from training.data import Clips, pack, scan
 from training.errors import Interrupted, run
-from training.library import Library
 from training.loop import Average, make_optimizer
 from training.recipe import load_recipe
 from training.tasks import make_task
@@ -37,6 +36,7 @@ TINY = [
     "--set", "train.precision='32-true'", "--set", "train.validate_every=2",
 ]  # fmt: skip
 STUDENT = ["--set", "network.options={channels=32, depth=0, grid=4, gate=16}"]
+DEEPER = ["--set", "network.options={channels=32, depth=1, grid=4, gate=16}"]
 TEACHER = ["--set", "network.options={dim=8, num_blocks=[1,1,1,1], num_refinement_blocks=1, heads=[1,1,1,1]}"]
 
 Command = Callable[..., tuple[int, str, str]]
@@ -140,6 +140,18 @@ def test_4_a_second_stage_starts_from_the_first(command: Command, data: Path, ru
     assert entry["data"]["singles"]["packed"]["count"] == 3
     # the teacher of the first stage is in these weights, too
     assert find_model(runs / "second" / "second").manifest.teacher.startswith("recipe teacher, step 2")
+
+
+def test_4_what_had_died_begins_anew(command: Command, data: Path, runs: Path) -> None:
+    arguments = ["distill", "--packed", runs / "clips.npy", "--steps", 1, *TINY, *DEEPER, "--no-teacher"]
+    assert command(*arguments, "--out", runs / "living")[0] == 0
+    content = torch.load(runs / "living" / "last.pt", weights_only=True)
+    content["average"]["body.0.bias"][:3] = -1e4
+    torch.save(content, runs / "died.pt")
+    code, _, err = command(*arguments, "--out", runs / "again", "--start-from", runs / "died.pt")
+    assert (code, err) == (0, "3 channels that had died begin anew\n")
+    after = read_checkpoint(runs / "again" / "last.pt")["average"]["body.0.bias"]
+    assert (after[:3].abs() < 0.1).all()
 
 
 def test_5_a_model_folder_is_a_beginning_too(command: Command, data: Path, runs: Path) -> None:
@@ -251,6 +263,12 @@ def test_packed_clips_of_another_split_are_refused(command: Command, data: Path,
     assert (code, err.count("\n")) == (1, 1)
     assert "hold out 0.3 of the data, data.held_out is 0.1" in err
     assert command(*arguments, "--set", "data.held_out=0.3", "--out", tmp_path / "b")[0] == 0
+    # nor may what measures be of another
+    pack(scan(data), ClipSpec(frames=2, crop=32), 2, tmp_path / "q.npy")
+    arguments[2:3] = [tmp_path / "q.npy", "--packed-validation", tmp_path / "p.npy"]
+    code, _, err = command(*arguments, "--out", tmp_path / "c")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "hold out 0.3 of the data, data.held_out is 0.1" in err
 
 
 @pytest.mark.parametrize(
@@ -278,7 +296,9 @@ def test_a_checkpoint_without_a_recipe_of_ours_is_refused(command: Command, tmp_
         assert f"{tmp_path}/a.pt is not a checkpoint of this package: its recipe: " in err
 
 
-def test_starting_from_means_the_averaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_starting_from_means_the_averaged_weights(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = load_recipe("sharpcam", {"network.options": {"channels": 32, "depth": 0, "grid": 4, "gate": 16}})
     student = make_task(recipe).student
     average = Average(student, 0.9)
@@ -288,7 +308,7 @@ def test_starting_from_means_the_averaged_weights(tmp_path: Path, monkeypatch: p
     save_checkpoint(
         [tmp_path / "a.pt"], recipe, student, average, make_optimizer(student, recipe), State(step=1)
     )
-    clips = Clips(Library(folders={"x": 1}), ClipSpec())
+    clips = Clips(scan(data), ClipSpec(2, 32))
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr(
         training.distill, "train", lambda *arguments, **options: seen.append(options["provenance"])

@@ -468,6 +468,44 @@ def test_more_layers_begin_as_what_was_there(old: StudentConfig, more: dict[str,
         assert after.body[i].weight.grad.abs().sum() > 0  # type: ignore[union-attr, operator]
 
 
+def killed(student: Student, *places: tuple[int, int]) -> Student:
+    """With channels of inner convolutions, (convolution, channel), that are 0 whatever they see."""
+    with torch.no_grad():
+        for layer, channel in places:
+            student.body[layer].bias[channel] = -1e4  # type: ignore[union-attr, operator]
+    return student
+
+
+@pytest.mark.parametrize("scene", [False, True])
+def test_dead_channels_come_back_and_change_nothing(scene: bool) -> None:
+    student = trained(StudentConfig(channels=32, depth=2, gate=16, scene=scene, pointwise=2))
+    # one dead from the second on, one that comes back by itself, one in the middle alone, one at the end
+    killed(student, (1, 3), (2, 3), (3, 3), (0, 5), (2, 7), (3, 9))
+    y, uv = (p[:, 0] for p in clip())
+    with torch.no_grad():
+        before = student.look((y, uv)) if scene else None
+        residual = student.sharpen((y, uv), before)
+        assert student.revive((y, uv)) == 6
+        for a, b in zip(residual, student.sharpen((y, uv), before), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
+        for h in student._features((y, uv), before):
+            assert (h.amax((0, 2, 3)) > 0).all()
+        assert student.revive((y, uv)) == 0
+    out = student.train().sharpen((y, uv), before)
+    (out[0].square().mean() + out[1].square().mean()).backward()
+    assert student.tail.weight.grad[:, [3, 9]].abs().sum() > 0  # type: ignore[index]
+
+
+def test_what_nothing_feeds_stays_dead() -> None:
+    student = trained(StudentConfig(channels=32, depth=1, gate=16))
+    with torch.no_grad():
+        student.head.bias[4] = -1e4
+    killed(student, (0, 4))
+    weights = {k: v.clone() for k, v in student.state_dict().items()}
+    assert student.revive(tuple(p[:, 0] for p in clip())) == 0  # type: ignore[arg-type]
+    assert all(torch.equal(v, weights[k]) for k, v in student.state_dict().items())
+
+
 def test_another_network_is_no_beginning() -> None:
     weights = Student(replace(SMALL, pointwise=1)).state_dict()
     for other in (

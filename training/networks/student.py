@@ -416,14 +416,18 @@ class Student(nn.Module):
 
     def sharpen(self, f: Planes, means: Tensor | None = None) -> Planes:
         """Calmed planes in grey levels, and the means of the scene -> residual planes."""
+        return unpack(self.tail(self._features(f, means)[-1]) * 128, self.config.grid)
+
+    def _features(self, f: Planes, means: Tensor | None) -> list[Tensor]:
+        """What each of the sharpener's layers but the last gives."""
         layers = [self.head, *self.body]
         gains: Sequence[Tensor | None] = [None] * len(layers)
         if means is not None:
             gains = self.scene(means).chunk(len(layers), 1)
-        h = self._cells(f)
+        h, features = self._cells(f), []
         for conv, gain in zip(layers, gains, strict=True):
-            h = F.relu(conv(h, gain))
-        return unpack(self.tail(h) * 128, self.config.grid)
+            features.append(h := F.relu(conv(h, gain)))
+        return features
 
     def _cells(self, f: Planes) -> Tensor:
         return (pack(*f, self.config.grid) - 128) / 128
@@ -485,6 +489,30 @@ class Student(nn.Module):
                 rest = torch.full_like(own[key][len(weights[key]) :], start)
                 new[key] = torch.cat([weights[key].to(rest), rest])
         self.load_state_dict({**weights, **new})
+
+    @torch.no_grad()
+    def revive(self, frames: Planes) -> int:
+        """Lets channels that are 0 all over these frames, and so learn nothing any more, carry what the layer before
+        them has in them, which no layer reads yet: the student does what it did, with more to learn in.
+
+        Of the sharpener, behind its first convolution; frames as of `forward`. Returns in how many places.
+        """
+        means = self.look(frames) if self.config.scene else None
+        alive = [h.amax((0, 2, 3)) > 0 for h in self._features(frames, means)]
+        revived, carried = 0, alive[0]
+        layers: list[Any] = [*self.body, self.tail]
+        for i, lives in enumerate(alive[1:]):
+            conv, reader = layers[i : i + 2]
+            new = carried & ~lives
+            carried = carried | lives
+            revived += int(new.sum())
+            conv.weight[new], conv.bias[new] = 0, 0  # the identity beside it is all that is left
+            reader.weight[:, new] = 0
+            if reader is not self.tail:  # a channel that lives there has no use for an identity
+                at = (new & alive[i + 2]).nonzero().flatten()
+                middle = reader.kernel_size[0] // 2
+                reader.weight[at, at, middle, middle] = -1
+        return revived
 
     def quantize_weights(self, levels: int = WEIGHT_LEVELS) -> None:
         """From now on computes with the weights that the uint8 graph will have (0: with its own again)."""

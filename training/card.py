@@ -26,7 +26,7 @@ from training.errors import DataError
 from training.graph import MEANS, NOTHING, STATES, means_shape
 from training.halo import halo
 from training.networks import count_macs, count_parameters
-from training.networks.student import GATE_GRID, Student
+from training.networks.student import CHROMA_GRID, GATE_GRID, Student
 from training.recipe import Recipe
 
 STRIP = "card.png"
@@ -97,7 +97,7 @@ def _student_facts(student: Student) -> dict[str, Any]:
     config = student.config
     kind = "recurrent: motion-gated noise filter, then sharpener" if config.temporal else "still"
     kind += ", with gains from the whole frame" if config.scene else ""
-    multiple = math.lcm(config.grid, GATE_GRID if config.temporal else 2)
+    multiple = math.lcm(config.grid, GATE_GRID if config.temporal else 2, CHROMA_GRID if config.chroma else 2)
     return {
         "layout": "yuv420",
         "precision": "uint8",

@@ -102,7 +102,8 @@ class Job:
         provenance: dict[str, Any] = {"teacher": teacher, "data": clips.origin}
         if self.start_from and not self.resume:
             provenance["started_from"] = begin_with(task.student, self.start_from)
-            if isinstance(task, ClipTask) and isinstance(task.student, Student):
+            whole = isinstance(task, ClipTask) and not self.recipe.optimizer.only
+            if whole and isinstance(task.student, Student):
                 first, _ = self.clips.batch(range(LOOKED_AT))
                 if revived := task.student.revive(planes(torch.as_tensor(first[:, 0]))):
                     print(f"{revived} channels that had died begin anew", file=sys.stderr)

@@ -11,7 +11,7 @@ int8 products in 16 bits, which 8-bit weights overflow: so every machine gives t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sharpcam.binding import CORE as CORE
 from training.networks.student import (
     CHANGE,
+    CHROMA_GRID,
     GAINS,
     GATE_GRID,
     GATE_MAX,
@@ -52,7 +53,7 @@ Array = NDArray[Any]
 Ranges = dict[str, tuple[float, float]]  # (low, high) of a layer's output
 Weights = dict[str, tuple[Array, Array]]
 # what the float graphs multiply into the weights of layers that see grey levels
-SCALES = {"gate_in": 1 / CHANGE, "head": 1 / 128, "look_in": 1 / 128}
+SCALES = {"gate_in": 1 / CHANGE, "head": 1 / 128, "look_in": 1 / 128, "chroma_in": 1 / 128}
 
 
 def adopt_weights(student: Student, model: onnx.ModelProto) -> None:
@@ -112,16 +113,17 @@ class Graph:
     # take up to five times as long on uint8, on one thread, which in a whole student is every tenth millisecond
 
     def pack(self, planes: dict[str, str], grid: int, name: str) -> str:
-        parts = [self._space_to_depth(planes[p], p, grid, f"{name}_{p}_blocks") for p in PLANES]
-        return self.node("Concat", parts, f"{name}_blocks", axis=1)
+        parts = [self._space_to_depth(planes[p], p, grid, f"{name}_{p}_blocks") for p in planes]
+        return self.node("Concat", parts, f"{name}_blocks", axis=1) if len(parts) > 1 else parts[0]
 
-    def unpack(self, x: str, grid: int, name: str) -> dict[str, str]:
-        split = self.constant(np.array([grid * grid, grid * grid // 2], np.int64), f"split{grid}")
-        parts = [f"{name}_{p}_blocks" for p in PLANES]
-        self.split(x, split, parts, axis=1)
+    def unpack(self, x: str, grid: int, name: str, of: Sequence[str] = PLANES) -> dict[str, str]:
+        parts = [x]
+        if len(of) > 1:
+            split = self.constant(np.array([grid * grid, grid * grid // 2], np.int64), f"split{grid}")
+            parts = [f"{name}_{p}_blocks" for p in of]
+            self.split(x, split, parts, axis=1)
         return {
-            p: self._depth_to_space(part, p, grid, f"{name}_{p}")
-            for p, part in zip(PLANES, parts, strict=True)
+            p: self._depth_to_space(part, p, grid, f"{name}_{p}") for p, part in zip(of, parts, strict=True)
         }
 
     def _space_to_depth(self, x: str, plane: str, grid: int, name: str) -> str:
@@ -206,8 +208,8 @@ class FloatOps:
     def pack(self, planes: dict[str, str], grid: int, name: str) -> str:
         return self.graph.pack(planes, grid, name)
 
-    def unpack(self, x: str, grid: int, name: str) -> dict[str, str]:
-        return self.graph.unpack(x, grid, name)
+    def unpack(self, x: str, grid: int, name: str, of: Sequence[str] = PLANES) -> dict[str, str]:
+        return self.graph.unpack(x, grid, name, of)
 
     def clip(self, x: str, low: float, high: float, name: str) -> str:
         return self.graph.node(
@@ -321,11 +323,11 @@ class QuantOps:
 
     def pack(self, planes: dict[str, str], grid: int, name: str) -> str:
         out = self.graph.pack(planes, grid, name)
-        self.steps[out] = self.steps[planes["y"]]
+        self.steps[out] = self.steps[next(iter(planes.values()))]
         return out
 
-    def unpack(self, x: str, grid: int, name: str) -> dict[str, str]:
-        out = self.graph.unpack(x, grid, name)
+    def unpack(self, x: str, grid: int, name: str, of: Sequence[str] = PLANES) -> dict[str, str]:
+        out = self.graph.unpack(x, grid, name, of)
         self.steps |= dict.fromkeys(out.values(), self.steps[x])
         return out
 
@@ -452,7 +454,15 @@ def assemble(graph: Graph, ops: FloatOps | QuantOps, student: Student) -> None:
     h = conv(cells, "head", relu=True, scale=SCALES["head"], offset=128)
     for i in range(len(student.body)):
         h = conv(h, f"body.{i}", relu=True)
-    residuals = ops.unpack(conv(h, "tail", relu=False), config.grid, "tail")
+    h = conv(h, "tail", relu=False)
+    if config.chroma:
+        colours = ops.pack({"uv": f["uv"]}, CHROMA_GRID, "chroma")
+        colours = conv(colours, "chroma_in", relu=False, scale=SCALES["chroma_in"], offset=128)
+        colours = conv(colours, "chroma_out", relu=False)
+        residuals = ops.unpack(h, config.grid, "tail", ["y"])
+        residuals |= ops.unpack(colours, CHROMA_GRID, "chroma_out", ["uv"])
+    else:
+        residuals = ops.unpack(h, config.grid, "tail")
     for p in PLANES:
         ops.output(f[p], residuals[p], "strength", f"{p}_out")
     if config.scene:
@@ -471,7 +481,8 @@ def scene_gains(graph: Graph, ops: FloatOps | QuantOps, student: Student) -> dic
     sizes = graph.constant(np.array([student.config.gate, SCENE]), "seen")
     graph.split(ops.load_means(MEANS), sizes, parts, axis=1)
     gains: dict[str, str] = {}
-    for (name, layers), seen in zip(student.scenes().items(), parts, strict=True):
+    for name, layers in student.scenes().items():
+        seen = parts[0] if name == "gate_scene" else parts[1]
         values = {n: t.detach().numpy() for n, t in student.get_submodule(name).state_dict().items()}
 
         def dense(x: str, layer: str, name: str = name, values: dict[str, Array] = values) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -35,7 +36,7 @@ from training.data import Source
 from training.device_clips import settle
 from training.errors import Interrupted, TrainingError
 from training.muon import Muon
-from training.recipe import Recipe
+from training.recipe import Recipe, RecipeError
 from training.tasks import Batch, Task
 
 LOG_EVERY = 100  # steps between lines where there is no terminal for a bar
@@ -231,7 +232,17 @@ def judge(state: State, recipe: Recipe) -> bool:
 
 
 def make_optimizer(student: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Of the weights that `recipe` lets learn; the others keep what they are. Raises RecipeError."""
     o = recipe.optimizer
+    if o.only:
+        try:
+            chosen = re.compile(o.only)
+        except re.error as e:
+            raise RecipeError(f"optimizer.only {o.only!r} is no regular expression: {e}") from e
+        for name, parameter in student.named_parameters():
+            parameter.requires_grad_(bool(chosen.search(name)))
+        if not any(p.requires_grad for p in student.parameters()):
+            raise RecipeError(f"optimizer.only: the student has no weights named like {o.only!r}")
     if o.name == "muon":
         return Muon(student, o.lr, betas=o.betas, weight_decay=o.weight_decay)
     kind = torch.optim.AdamW if o.name == "adamw" else torch.optim.Adam

@@ -69,6 +69,9 @@ class Optimizer(Section):
     betas: tuple[Share, Share] = (0.9, 0.99)
     weight_decay: float = Field(default=0.0, ge=0)
     clip: float = Field(default=1.0, gt=0, description="largest gradient norm")
+    only: str = Field(
+        default="", description="regular expression: the weights whose names match learn, the others stay"
+    )
 
 
 class Schedule(Section):

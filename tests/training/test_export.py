@@ -51,7 +51,16 @@ from training.graph import (
 from training.halo import halo
 from training.library import Library
 from training.loop import Average, make_optimizer
-from training.networks.student import Conv, Student, StudentConfig, frequencies
+from training.networks.student import (
+    BOTH,
+    CHROMA,
+    CHROMA_GRID,
+    LUMA,
+    Conv,
+    Student,
+    StudentConfig,
+    frequencies,
+)
 from training.recipe import load_recipe
 from training.rounding import round_weights
 from training.tasks import build, planes
@@ -62,7 +71,16 @@ STILL = replace(TEMPORAL, temporal=False)
 WIDE = StudentConfig(channels=64, depth=0, grid=8, gate=16)
 SEEING = replace(TEMPORAL, scene=True)
 POINTED = replace(SEEING, pointwise=1)
-KINDS = {"temporal": TEMPORAL, "still": STILL, "wide": WIDE, "seeing": SEEING, "pointed": POINTED}
+COLOURED = replace(POINTED, chroma=16)
+KINDS = {
+    "temporal": TEMPORAL,
+    "still": STILL,
+    "wide": WIDE,
+    "seeing": SEEING,
+    "pointed": POINTED,
+    "coloured": COLOURED,
+    "coloured still": replace(STILL, chroma=16),
+}
 
 
 def noisy_clip(frames: int = 4, height: int = 48, width: int = 64, seed: int = 0, noise: float = 4) -> U8:
@@ -91,9 +109,12 @@ def trained(config: StudentConfig = TEMPORAL, seed: int = 0) -> Student:
 
 def brighten(student: Student, levels: float) -> None:
     """Adds this many grey levels to every plane's residual."""
-    basis = frequencies(student.config.grid)[0]
-    wanted = basis @ torch.full((len(basis),), levels / 128)
-    student.tail.bias += wanted / frequencies(student.config.grid)[1][1]
+    ends = [(student.tail, student.config.grid, BOTH)]
+    if student.config.chroma:
+        ends = [(student.tail, student.config.grid, LUMA), (student.chroma_out, CHROMA_GRID, CHROMA)]
+    for layer, grid, of in ends:
+        basis, (_, lost) = frequencies(grid, of)
+        layer.bias += basis @ torch.full((len(basis),), levels / 128) / lost  # type: ignore[operator]
 
 
 def by_torch(student: Student, clip: U8) -> U8:

@@ -31,6 +31,7 @@ CONFIGS = [
     StudentConfig(depth=1, grid=16, gate=16),
     StudentConfig(depth=1, gate=16, scene=True),
     StudentConfig(depth=1, pointwise=2, gate=16),
+    StudentConfig(depth=0, gate=16, scene=True, chroma=16),
     STILL,
     StudentConfig(depth=2, grid=2, temporal=False),
 ]
@@ -120,7 +121,8 @@ def test_all_that_counts_lies_in_the_halo_and_the_halo_is_no_wider(config: Stude
     student, step = open_student(config), step_of(config)
     width = halo(student, step)
     assert width % step == 0
-    layers = ["tail", *(["gate_out"] if config.temporal else [])]  # floats tell of the smallest change
+    # floats tell of the smallest change
+    layers = ["tail", *(["gate_out"] if config.temporal else []), *(["chroma_out"] if config.chroma else [])]
     model = build_model(student, "float32", extra_outputs=layers)
     looker = Looker(session(model), width + 3 * step, step)
     planes = looker.planes()

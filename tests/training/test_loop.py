@@ -43,7 +43,7 @@ from training.loop import (
     together,
     train,
 )
-from training.recipe import Recipe, load_recipe
+from training.recipe import Recipe, RecipeError, load_recipe
 from training.tasks import Batch, Task, make_task, planes, to_rgb
 
 FABRIC = make_fabric("32-true")
@@ -544,6 +544,24 @@ def test_one_pair_is_learnt_by_heart(tmp_path: Path) -> None:
     figures = train(task, recipe, clips, clips, tmp_path, fabric=FABRIC, validation_clips=1)
     assert figures["psnr_input"] < 29
     assert figures["psnr"] > 35
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_what_shall_not_learn_stays_as_it_is(tmp_path: Path, kind: str) -> None:
+    options = {"channels": 32, "depth": 1, "grid": 4, "gate": 16, "scene": True, "chroma": 16}
+    recipe = recipe_of(
+        4, network__options=options, optimizer__only="^(chroma_|tail.bias)", optimizer__name=kind
+    )
+    before = make_task(recipe).student.state_dict()
+    run(recipe, tmp_path / "a")
+    after = read_checkpoint(tmp_path / "a" / "last.pt")["student"]
+    moved = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
+    chroma = {name for name in after if name.startswith("chroma_")}
+    assert moved <= chroma | {"tail.bias"}
+    assert {"tail.bias", "chroma_out.weight", "chroma_in.weight"} <= moved
+    for wrong, why in (("nothing", "has no weights named like 'nothing'"), ("(", "is no regular expression")):
+        with pytest.raises(RecipeError, match=why):
+            run(recipe_of(4, network__options=options, optimizer__only=wrong), tmp_path / "b")
 
 
 def test_the_average_follows_and_is_what_is_measured(tmp_path: Path) -> None:

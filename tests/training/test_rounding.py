@@ -11,7 +11,7 @@ from training.degrade import to_i420
 from training.networks.student import WEIGHT_LEVELS, Conv, Student, StudentConfig
 from training.rounding import Inputs, round_weights, rounded
 
-CONFIG = StudentConfig(channels=32, depth=1, gate=16, scene=True, pointwise=1)
+CONFIG = StudentConfig(channels=32, depth=1, gate=16, scene=True, pointwise=1, chroma=16)
 
 
 def step_of(weight: torch.Tensor) -> torch.Tensor:

@@ -193,7 +193,13 @@ def test_pictures_have_about_the_sizes_that_whitening_expects() -> None:
 
 # -- the network ---------------------------------------------------------------------------------------
 
-CONFIGS = [SMALL, replace(SMALL, temporal=False), replace(SMALL, grid=8), StudentConfig(64, 0, 8, 16)]
+CONFIGS = [
+    SMALL,
+    replace(SMALL, temporal=False),
+    replace(SMALL, grid=8),
+    StudentConfig(64, 0, 8, 16),
+    replace(SMALL, scene=True, chroma=16),
+]
 CONFIGS += [replace(c, scene=True) for c in CONFIGS if c.temporal]
 CONFIGS += [replace(SMALL, pointwise=2, scene=True)]
 
@@ -439,15 +445,18 @@ def test_the_shipped_size_is_pinned() -> None:
     """Who changes these changes what users' machines have to do."""
     options = load_recipe("sharpcam").network.options
     student = Student(StudentConfig(**options))
-    assert options == {"channels": 48, "depth": 3, "grid": 4, "gate": 32, "scene": True, "pointwise": 4}
-    assert student.parameter_count() == 118712
-    assert student.macs_per_pixel() == 4896.0
+    sizes = {"channels": 48, "depth": 3, "grid": 4, "gate": 32, "pointwise": 4, "chroma": 24}
+    assert options == {**sizes, "scene": True}
+    assert student.parameter_count() == 127904
+    assert student.macs_per_pixel() == 4992.0
     assert student.describe() == {**options, "temporal": True}
 
 
 @pytest.mark.parametrize("old", [SMALL, replace(SMALL, scene=True)], ids=["plain", "seeing"])
 @pytest.mark.parametrize(
-    "more", [{"depth": 3}, {"pointwise": 2}, {"depth": 2, "pointwise": 1}, {"scene": True}], ids=str
+    "more",
+    [{"depth": 3}, {"pointwise": 2}, {"depth": 2, "pointwise": 1}, {"scene": True}],
+    ids=str,
 )
 def test_more_layers_begin_as_what_was_there(old: StudentConfig, more: dict[str, int]) -> None:
     torch.manual_seed(3)
@@ -466,6 +475,40 @@ def test_more_layers_begin_as_what_was_there(old: StudentConfig, more: dict[str,
     (y.square().mean() + uv.square().mean()).backward()
     for i in range(len(before.body), len(after.body)):
         assert after.body[i].weight.grad.abs().sum() > 0  # type: ignore[union-attr, operator]
+
+
+@pytest.mark.parametrize("scene", [False, True])
+def test_colours_begin_as_they_are(scene: bool) -> None:
+    """What cleans them is new; luma goes on as it was."""
+    before = trained(replace(SMALL, scene=scene))
+    after = Student(replace(SMALL, scene=scene, chroma=16)).eval()
+    after.begin_as(before.state_dict())
+    y, uv = clip(noise=4)
+    with torch.no_grad():
+        (wanted, _), (luma, chroma) = before.clip(y, uv), after.clip(y, uv)
+    torch.testing.assert_close(luma, wanted, rtol=0, atol=1e-3)
+    assert (luma - y).abs().mean() > 0.3
+    torch.testing.assert_close(chroma[:, :1], uv[:, :1])  # the first frame, which nothing has calmed
+    y, uv = after.train().clip(y, uv)
+    uv.square().mean().backward()
+    assert after.chroma_out.weight.grad.abs().sum() > 0  # type: ignore[union-attr, operator]
+    assert after.tail.weight.grad is None, "luma's last convolution gives no chroma"
+
+
+def test_the_scene_decides_how_much_of_each_pattern_of_chroma_is_added() -> None:
+    student = trained(replace(SMALL, scene=True, chroma=16))
+    f = tuple(p[:, 0] for p in clip(noise=4))
+    with torch.no_grad():
+        means = student.look(f)  # type: ignore[arg-type]
+        student.chroma_in.bias.zero_()
+        student.chroma_out.bias.zero_()
+        student.chroma_scene.gain.weight.zero_()
+        residuals = []
+        for gain in (1.0, 2.0):
+            student.chroma_scene.gain.bias.fill_(gain)
+            residuals.append(student.sharpen(f, means)[1])  # type: ignore[arg-type]
+    assert residuals[0].abs().mean() > 0.1
+    torch.testing.assert_close(residuals[1], 2 * residuals[0], rtol=1e-4, atol=1e-4)
 
 
 def killed(student: Student, *places: tuple[int, int]) -> Student:

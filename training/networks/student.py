@@ -10,7 +10,8 @@
                                             |                               |
                next frame's added <---- c = g * d ---------------- f = x + strength * c
                                                                             |
-                            unshuffle by 4, 1 x 1, some 3 x 3, some 1 x 1, shuffle
+                     luma: unshuffle by 4, 1 x 1, some 3 x 3, some 1 x 1, shuffle
+                       chroma: unshuffle by 8, 3 x 3, 1 x 1, shuffle
                                                                             |
                                                    residual r ---- f + strength * r ----> y_out, uv_out
 
@@ -26,6 +27,9 @@ Strength multiplies everything that is added, so strength 0 is the input bit for
 
 A few pixels do not tell a soft lens from a soft thing, nor noise from what moves; a whole frame does. So the means
 of some activations become gains for the channels of the next frame (`Scene`).
+
+Colours have a small filter of their own, because next to luma, which errs ten times as much, nothing learns them. It is
+linear, with the scene's gains between its halves: as Wiener's filter, it keeps of each pattern what noise leaves of it.
 
 Planes are unshuffled (Shi et al., 2016) so that convolutions have the 32 channels at which int8 kernels are
 fast: by 4 for the sharpener (16 of luma + 8 of chroma), by 8 for the gate, which needs no detail (64 + 32).
@@ -47,7 +51,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-GATE_GRID = 8
+GATE_GRID = CHROMA_GRID = 8
 GATE_MAX = 0.94
 # of 127: without VNNI, pairs of uint8 x int8 products are added in 16 bits, which 127 overflows
 WEIGHT_LEVELS = 63
@@ -60,6 +64,7 @@ SCENE = 32  # channels of what looks at the scene, and of what follows from it
 MOST = 2.0  # a mean activation above counts as this
 JITTER = 0.08  # share by which means are off while it learns: they jump with every frame's noise
 GAINS = (1 / 16, 4.0)  # least and most that a scene may multiply a channel by
+BOTH, LUMA, CHROMA = "yuv", "y", "uv"  # planes
 NOISE = 0.03  # smaller coefficients are noise, which whitening must not blow up
 
 
@@ -71,8 +76,9 @@ def grid_channels(grid: int) -> int:
 @dataclass(frozen=True)
 class StudentConfig:
     """`channels` (multiples of 16), inner 3 x 3 and, after them, inner 1 x 1 convolutions of the sharpener (`depth`,
-    `pointwise`), its `grid` in pixels, channels of the gate; `temporal` False leaves the recursive half out,
-    `scene` False what looks at the whole frame, which needs the memory. Raises ValueError."""
+    `pointwise`), its `grid` in pixels, channels of the gate and of what cleans chroma (0: the sharpener gives chroma,
+    too); `temporal` False leaves the recursive half out, `scene` False what looks at the whole frame, which needs the
+    memory. Raises ValueError."""
 
     channels: int = 32
     depth: int = 4
@@ -81,6 +87,7 @@ class StudentConfig:
     temporal: bool = True
     scene: bool = False
     pointwise: int = 0
+    chroma: int = 0
 
     def __post_init__(self) -> None:
         if self.scene and not self.temporal:
@@ -227,13 +234,13 @@ class BodyConv(Conv):
 
 
 class FromFrequencies(Conv):
-    """A 1 x 1 convolution of packed planes that is learned on their whitened frequencies (see `frequencies`)."""
+    """A convolution of packed planes that is learned on their whitened frequencies (see `frequencies`)."""
 
-    def __init__(self, outputs: int, grid: int, stride: int = 1) -> None:
-        super().__init__(grid_channels(grid), outputs, 1, stride)
+    def __init__(self, outputs: int, grid: int, side: int = 1, stride: int = 1, of: str = BOTH) -> None:
+        basis, (natural, _) = frequencies(grid, of)
+        super().__init__(len(basis), outputs, side, stride)
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
         nn.init.zeros_(self.bias)  # type: ignore[arg-type]
-        basis, (natural, _) = frequencies(grid)
         self.register_buffer("transform", basis / natural[:, None], persistent=False)
 
     def weights(self) -> tuple[Tensor, Tensor]:
@@ -247,11 +254,11 @@ class FromFrequencies(Conv):
 class ToFrequencies(Conv):
     """A 1 x 1 convolution that gives packed planes, learned on their frequencies; starts as zero."""
 
-    def __init__(self, inputs: int, grid: int) -> None:
-        super().__init__(inputs, grid_channels(grid), 1)
+    def __init__(self, inputs: int, grid: int, of: str = BOTH) -> None:
+        basis, (_, lost) = frequencies(grid, of)
+        super().__init__(inputs, len(basis), 1)
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)  # type: ignore[arg-type]
-        basis, (_, lost) = frequencies(grid)
         self.register_buffer("transform", basis.T * lost[None], persistent=False)
 
     def weights(self) -> tuple[Tensor, Tensor]:
@@ -291,9 +298,10 @@ def mean(x: Tensor) -> Tensor:
     return x.mean((2, 3), keepdim=True)
 
 
-def frequencies(grid: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def frequencies(grid: int, of: str = BOTH) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """The orthonormal DCT of a cell of packed planes (n, n), rows are coefficients, n = grid_channels(grid),
-    and two (n,): how large coefficients are in pictures, and in what a webcam loses of them.
+    and two (n,): how large coefficients are in pictures, and in what a webcam loses of them. `of` LUMA or CHROMA
+    alone, two thirds or a third of it.
 
     Neighbouring pixels are nearly equal, so gradients of weights on pixels all but see brightness alone, and
     sharpening lives in the rest. Trained on coefficients of equal size, and multiplied into one convolution
@@ -316,11 +324,14 @@ def frequencies(grid: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         basis = torch.kron(torch.kron(dct, dct).contiguous(), each)
         return [basis, torch.kron(size.flatten(), ones), torch.kron(loss.flatten(), ones)]
 
-    luma = cell(grid, 1, (1.8, 0.2), (0.17, 0.7))
-    chroma = cell(grid // 2, 2, (0.25, 0.02), (0.027, 0.6))
-    natural, lost = (torch.cat([luma[i], chroma[i]]).float() for i in (1, 2))
-    basis: Tensor = torch.block_diag(luma[0], chroma[0])  # type: ignore[no-untyped-call]
-    return basis.float(), (natural, lost)
+    parts = []
+    if of != CHROMA:
+        parts.append(cell(grid, 1, (1.8, 0.2), (0.17, 0.7)))
+    if of != LUMA:
+        parts.append(cell(grid // 2, 2, (0.25, 0.02), (0.027, 0.6)))
+    bases, natural, lost = zip(*parts, strict=True)
+    basis: Tensor = torch.block_diag(*bases)  # type: ignore[no-untyped-call]
+    return basis.float(), (torch.cat(natural).float(), torch.cat(lost).float())
 
 
 def int8_weights(weight: Tensor, levels: int) -> Tensor:
@@ -368,23 +379,31 @@ class Student(nn.Module):
         self.head = FromFrequencies(c, grid)
         sides = [3] * self.config.depth + [1] * self.config.pointwise
         self.body = nn.ModuleList(BodyConv(c, side) for side in sides)
-        self.tail = ToFrequencies(c, grid)
+        self.tail = ToFrequencies(c, grid, LUMA if self.config.chroma else BOTH)
+        if self.config.chroma:
+            self.chroma_in = FromFrequencies(self.config.chroma, CHROMA_GRID, 3, of=CHROMA)
+            self.chroma_out = ToFrequencies(self.config.chroma, CHROMA_GRID, CHROMA)
         if self.config.scene:
-            gate, sharpener = (sum(layers.values()) for layers in self.scenes().values())
-            self.gate_scene = Scene(g, gate)
+            outputs = {name: sum(layers.values()) for name, layers in self.scenes().items()}
+            self.gate_scene = Scene(g, outputs["gate_scene"])
             self.look_in = FromFrequencies(SCENE, grid, stride=2)  # a quarter of the cells is enough
             self.look_mid = Conv(SCENE, SCENE, 3, stride=2)
             nn.init.kaiming_normal_(self.look_mid.weight, nonlinearity="relu")
             nn.init.zeros_(self.look_mid.bias)  # type: ignore[arg-type]
-            self.scene = Scene(SCENE, sharpener)
+            self.scene = Scene(SCENE, outputs["scene"])
+            if self.config.chroma:
+                self.chroma_scene = Scene(SCENE, outputs["chroma_scene"])
 
     def scenes(self) -> dict[str, dict[str, int]]:
         """The layers whose channels each of the scenes multiplies, and how many they are."""
         if not self.config.scene:
             return {}
-        gate = {"gate_mid": self.config.gate, "gate_out": grid_channels(GATE_GRID)}
-        body = {f"body.{i}": self.config.channels for i in range(len(self.body))}
-        return {"gate_scene": gate, "scene": {"head": self.config.channels} | body}
+        layers = ["head", *(f"body.{i}" for i in range(len(self.body)))]
+        scenes = {
+            "gate_scene": {"gate_mid": self.config.gate, "gate_out": grid_channels(GATE_GRID)},
+            "scene": dict.fromkeys(layers, self.config.channels),
+        }
+        return scenes | ({"chroma_scene": {"chroma_in": self.config.chroma}} if self.config.chroma else {})
 
     def start(self, x: Planes) -> State:
         """The state before the first frame, which is `x`."""
@@ -416,10 +435,16 @@ class Student(nn.Module):
 
     def sharpen(self, f: Planes, means: Tensor | None = None) -> Planes:
         """Calmed planes in grey levels, and the means of the scene -> residual planes."""
-        return unpack(self.tail(self._features(f, means)[-1]) * 128, self.config.grid)
+        residual = self.tail(self._features(f, means)[-1]) * 128
+        if not self.config.chroma:
+            return unpack(residual, self.config.grid)
+        colours = (space_to_depth(f[1], CHROMA_GRID // 2) - 128) / 128
+        gain = None if means is None else self.chroma_scene(means)
+        colours = self.chroma_out(self.chroma_in(colours, gain)) * 128
+        return depth_to_space(residual, self.config.grid), depth_to_space(colours, CHROMA_GRID // 2)
 
     def _features(self, f: Planes, means: Tensor | None) -> list[Tensor]:
-        """What each of the sharpener's layers but the last gives."""
+        """What each of the sharpener's layers but the last gives, of those that lead to luma."""
         layers = [self.head, *self.body]
         gains: Sequence[Tensor | None] = [None] * len(layers)
         if means is not None:
@@ -475,13 +500,16 @@ class Student(nn.Module):
 
     def begin_as(self, weights: Mapping[str, Tensor]) -> None:
         """Takes over the weights (a state dict) of a student of the same channels that may have fewer inner
-        convolutions of the last kind, and no scene: does exactly what it did, with more to learn in.
+        convolutions of the last kind, no scene, and nothing that cleans chroma: does exactly what it did, but for
+        what its sharpener gave of chroma, with more to learn in.
 
         Raises RuntimeError where it is another network.
         """
         own = self.state_dict()
         lacking = [k for k in own if k not in weights]
-        new = {k: own[k] for k in lacking if k.startswith(("gate_scene.", "look_", "scene."))}
+        new = {k: own[k] for k in lacking if k.startswith(("gate_scene.", "look_", "scene.", "chroma_"))}
+        if "chroma_in.weight" in new:  # the coefficients of luma come first
+            new |= {k: weights[k][: len(own[k])] for k in ("tail.weight", "tail.bias") if k in weights}
         # an inner convolution of nothing beside its identity changes nothing: what it gets is not below 0
         new |= {k: torch.zeros_like(own[k]) for k in lacking if k.startswith("body.")}
         for key, start in (("scene.gain.weight", 0.0), ("scene.gain.bias", 1.0)):
@@ -525,7 +553,9 @@ class Student(nn.Module):
         c, g, grid = self.config.channels, self.config.gate, self.config.grid
         n = grid_channels(grid)
         inner = c * c * (self.config.depth * 9 + self.config.pointwise)
-        sharpener = (n * c + inner + c * n) / grid**2
+        sharpener = (n * c + inner + c * len(self.tail.weight)) / grid**2
+        cells = grid_channels(CHROMA_GRID) // 3
+        sharpener += cells * self.config.chroma * (9 + 1) / CHROMA_GRID**2
         if self.config.scene:
             sharpener += (n * SCENE / 2**2 + SCENE * SCENE * 9 / 4**2) / grid**2
         m = grid_channels(GATE_GRID)

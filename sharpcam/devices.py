@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class VideoDevice:
     links: tuple[str, ...] = ()
     caps: v4l2.Caps | None = v4l2.Caps.CAPTURE
     problem: str = ""
+    shares_bus: bool = False  # with another camera: two in one case, of which one may see infrared
 
     @property
     def is_loopback(self) -> bool:
@@ -60,7 +62,9 @@ class VideoDevice:
     @property
     def address(self) -> str:
         """The steadiest name under which this device comes back after a replug: by-id, port, node."""
-        return self.links[0] if self.links else self.bus or self.node
+        if self.links:
+            return self.links[0]
+        return self.node if self.shares_bus else self.bus or self.node
 
     def __str__(self) -> str:
         return f'"{self.name}" ({self.node})' if self.name != self.node else f'"{self.name}"'
@@ -85,7 +89,9 @@ def video_devices() -> list[VideoDevice]:
     links = _links()
     devices = [_examine(f"/dev/{entry.name}", entry, links) for entry in entries]
     wanted = v4l2.Caps.CAPTURE | v4l2.Caps.OUTPUT
-    return [d for d in devices if d.caps is None or d.caps & wanted or d.is_loopback]
+    devices = [d for d in devices if d.caps is None or d.caps & wanted or d.is_loopback]
+    buses = Counter(d.bus for d in devices if d.bus)
+    return [replace(d, shares_bus=buses[d.bus] > 1) for d in devices]
 
 
 def cameras() -> list[VideoDevice]:

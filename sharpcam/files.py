@@ -30,7 +30,15 @@ def temporary_beside(path: Path) -> Path:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes `data` under a hidden name and then gives it its own. Raises MediaError."""
+    """Writes `data` under a hidden name and then gives it its own; where links lead, and into what is no file
+    (/dev/stdout, a pipe) as it stands. Raises MediaError."""
+    if is_stream(path):
+        try:
+            path.write_bytes(data)
+        except OSError as error:
+            raise write_error(path, error) from error
+        return
+    path = path.resolve()
     temporary = temporary_beside(path)
     try:
         temporary.write_bytes(data)
@@ -41,6 +49,12 @@ def write_whole(path: Path, data: bytes) -> None:
         if isinstance(error, OSError):
             raise write_error(path, error) from error
         raise
+
+
+def is_stream(path: Path) -> bool:
+    """Whether `path` is there and no file that another one may take the place of."""
+    by_number = path.as_posix().startswith(("/dev/std", "/dev/fd/", "/proc/self/fd/"))
+    return path.exists() and not path.is_dir() and (by_number or not path.is_file())
 
 
 def write_error(path: Path, error: Exception) -> MediaError:

@@ -39,7 +39,8 @@ def holders(node: str) -> list[Holder]:
         try:
             with os.scandir(f"{entry.path}/fd") as files:
                 if any(os.readlink(f.path) == target for f in files):
-                    name = Path(entry.path, "comm").read_text().strip()
+                    # cut at 15 bytes, be it within a letter
+                    name = Path(entry.path, "comm").read_text(errors="replace").strip()
                     found.append(Holder(int(entry.name), name))
         except OSError:  # another user's, or gone meanwhile
             continue

@@ -111,6 +111,7 @@ class Pipeline:
         self._kill_at = float("inf")
         self._error: BaseException | None = None
         self._lock = threading.Lock()
+        self._interrupts: list[str] = []  # reasons, not yet heeded
         self._bypass_logged = -_LOG_EVERY_S
         self._fallbacks = 0  # of the engine, counted
         self._rounds: dict[int, float] = {}  # when each thread that runs began its present round
@@ -145,8 +146,8 @@ class Pipeline:
     def run(self, on_tick: Callable[[], None] = lambda: None) -> str:
         """Starts, waits for the end, and gives the reason; `on_tick` is called about every `TICK_S` seconds.
 
-        KeyboardInterrupt ends it as `stop` does, with the reason that it carries or "interrupted"; a second
-        one does not wait for frames on their way. Raises what went wrong in any thread, in `on_tick`, or in
+        `interrupt` and KeyboardInterrupt end it as `stop` does, with the reason that they carry or "interrupted"; a
+        second one does not wait for frames on their way. Raises what went wrong in any thread, in `on_tick`, or in
         closing the sink; the sink has been aborted then.
         """
         begun = False
@@ -156,13 +157,23 @@ class Pipeline:
                     begun = True
                     self.start()
                 while not self.wait(TICK_S):
+                    self._heed()
                     on_tick()
                 break
             except KeyboardInterrupt as interrupt:
-                self.stop(str(interrupt) or "interrupted", at_once=self._stopping.is_set())
+                self.interrupt(str(interrupt) or "interrupted")
+                self._heed()
             except BaseException as error:
                 self._fail(error)
         return self.finish()
+
+    def interrupt(self, reason: str) -> None:
+        """For signal handlers: `run` ends soon. What is being closed by then is closed in peace."""
+        self._interrupts.append(reason)
+
+    def _heed(self) -> None:
+        while self._interrupts:
+            self.stop(self._interrupts.pop(0), at_once=self._stopping.is_set())
 
     def start(self) -> None:
         self.telemetry.start()

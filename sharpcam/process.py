@@ -207,6 +207,7 @@ def _run_video(
                 source.fps,
                 source.color,
                 audio_from=path if source.has_audio else None,
+                whole=lambda: source.ended,
                 timing=source.timing,
                 pixel_aspect=source.pixel_aspect,
                 preset="fast",

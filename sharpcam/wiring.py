@@ -133,6 +133,7 @@ def open_sink(
             raise ConfigError(f"{sink} is the source, too", "name another file with --sink")
         return MediaSink(
             *(path, size, source.fps, source.color, source.path),
+            whole=lambda: source.ended,
             timing=source.timing,
             pixel_aspect=source.pixel_aspect,
         )

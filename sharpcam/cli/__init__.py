@@ -454,6 +454,9 @@ def config_check(
 
 def _end(work: Callable[[], int]) -> NoReturn:
     """Does the work and leaves with its exit code; every failure is one line and a hint."""
+    for name in ("stdout", "stderr"):  # a starter may have closed them, or Windows have none
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         code = work()
         sys.stdout.flush()

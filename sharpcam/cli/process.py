@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from sharpcam.cli.ending import ending_signals
 from sharpcam.engine import Engine
 from sharpcam.process import OnProgress, Outcome, plan, run_job
 
@@ -30,7 +31,7 @@ def run_process(
         return Engine.load(model, size, provider, threads)
 
     start = time.monotonic()
-    with _progress("frames" if job.video else "pictures") as on_progress:
+    with ending_signals(), _progress("frames" if job.video else "pictures") as on_progress:
         outcome = run_job(job, load, strength=strength, compare=compare, on_progress=on_progress)
     _report(outcome, job.video is not None, time.monotonic() - start)
     return 1 if outcome.failures else 0

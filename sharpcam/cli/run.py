@@ -6,17 +6,15 @@ import contextlib
 import json
 import logging
 import os
-import signal
 import sys
-import time
-from collections.abc import Iterator
+import threading
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import cv2
 
 from sharpcam.cli import to_journal
+from sharpcam.cli.ending import Signals, ending_signals
 from sharpcam.config import Config
 from sharpcam.daemon.daemon import Daemon
 from sharpcam.daemon.ladder import Ladder
@@ -24,7 +22,7 @@ from sharpcam.daemon.live_engine import LiveEngine
 from sharpcam.daemon.notify import Notifier
 from sharpcam.daemon.setup import make_daemon
 from sharpcam.errors import MediaError
-from sharpcam.files import write_whole
+from sharpcam.files import is_stream, write_whole
 from sharpcam.pipeline import Pipeline
 from sharpcam.wiring import check_sink, open_sink, open_source, open_source_or_wait, reopener
 
@@ -32,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _PLAIN_EVERY_S = 10.0
 _LIVE_EVERY_S = 0.25
+_WAIT_S = 1.0  # for the last line
 
 
 def run_run(
@@ -49,8 +48,8 @@ def run_run(
     sys.setswitchinterval(0.001)  # a thread busy in Python keeps a frame that is due waiting for so long
     if report is not None:
         check_writable(report)
-    with _signals():
-        pipeline, engine, daemon = _build(config, settings, source, frames, duration, wait)
+    with ending_signals() as signals:
+        pipeline, engine, daemon = _build(config, settings, source, frames, duration, wait, signals)
         status = _Status(pipeline, engine)
         failure = ""
         try:
@@ -80,6 +79,7 @@ def _build(
     frames: int | None,
     duration: float | None,
     wait: bool,
+    signals: Signals,
 ) -> tuple[Pipeline, LiveEngine, Daemon]:
     """All parts, opened and announced; what was opened is closed again when a later one fails."""
     check_sink(config)
@@ -113,22 +113,9 @@ def _build(
         print(f"source: {pipeline.source.description}")
         print(f"model:  {engine.description}, strength {engine.strength:g}")
         print(f"sink:   {pipeline.sink.description}", flush=True)
+        signals.go_to(pipeline.interrupt)
         undo.pop_all()
         return pipeline, engine, daemon
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    def end(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt("terminated")
-
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {name: signal.signal(getattr(signal, name), end) for name in names}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
 
 
 def _report(pipeline: Pipeline, engine: LiveEngine) -> dict[str, Any]:
@@ -157,9 +144,11 @@ def _write_report(path: Path, values: dict[str, Any], failure: str) -> None:
 
 def check_writable(path: Path) -> None:
     """Raises MediaError now rather than after the run, when its numbers would be lost."""
-    folder = path.absolute().parent
+    folder = path.resolve().parent
     if path.is_dir():
         raise MediaError(f"cannot write {path}: it is a folder", "name a file")
+    if is_stream(path):
+        return
     if not folder.is_dir():
         raise MediaError(f"cannot write {path}: there is no folder {folder}", f"run: mkdir -p {folder}")
     if not os.access(folder, os.W_OK):
@@ -172,38 +161,42 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 class _Status:
-    """One line that tells how it goes: live on a terminal, else a plain one now and then."""
+    """One line that tells how it goes: live on a terminal, else a plain one now and then.
+
+    A thread of its own writes it: a terminal that was stopped (Ctrl-S) takes nothing, for as long as it likes."""
 
     def __init__(self, pipeline: Pipeline, engine: LiveEngine) -> None:
         self._pipeline, self._engine = pipeline, engine
-        self._live: Any = None
         self._state = "live"
-        # the journal gets what happens, and systemd the state: it would be full of lines that say nothing new
-        first = 0 if sys.stderr.isatty() else float("inf") if to_journal() else _PLAIN_EVERY_S
-        self._next = time.monotonic() + first
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._write, name="sharpcam-status", daemon=True)
 
     def __enter__(self) -> None:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.live import Live
-
-            self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
-            self._live.start()
+        # the journal gets what happens, and systemd the state: it would be full of lines that say nothing new
+        if sys.stderr.isatty() or not to_journal():
+            self._thread.start()
 
     def __exit__(self, *exception: object) -> None:
-        if self._live:
-            self._live.stop()
+        self._over.set()
+        if self._thread.ident is not None:
+            self._thread.join(_WAIT_S)
 
     def tick(self, state: str = "live") -> None:
         self._state = state
-        if time.monotonic() < self._next:
+
+    def _write(self) -> None:
+        if not sys.stderr.isatty():
+            while not self._over.wait(_PLAIN_EVERY_S):
+                with contextlib.suppress(OSError):  # nobody reads it any more: the meeting goes on
+                    print(self.line(), file=sys.stderr, flush=True)
             return
-        self._next = time.monotonic() + (_LIVE_EVERY_S if self._live else _PLAIN_EVERY_S)
-        with contextlib.suppress(OSError):  # nobody reads it any more: the meeting goes on
-            if self._live:
-                self._live.update(self.line(), refresh=True)
-            else:
-                print(self.line(), file=sys.stderr, flush=True)
+        from rich.console import Console
+        from rich.live import Live
+
+        shown = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+        with contextlib.suppress(OSError), shown:
+            while not self._over.wait(_LIVE_EVERY_S):
+                shown.update(self.line(), refresh=True)
 
     def line(self) -> str:
         numbers, (fps, latency_ms) = self._pipeline.telemetry, self._pipeline.telemetry.recent()

@@ -11,6 +11,7 @@ from sharpcam.calibration import Calibration, Cost, measure
 from sharpcam.config import Config
 from sharpcam.daemon.lighter import Passing, ScaledEngine, scaled_size
 from sharpcam.daemon.live_engine import Changeable
+from sharpcam.errors import SharpCamError
 from sharpcam.governor import Step
 from sharpcam.models import Model, find_model, find_models
 from sharpcam.runtime import Provider, default_threads, usable_cores
@@ -46,10 +47,12 @@ class Ladder:
     def steps(self, name: str) -> tuple[Step, ...]:
         """Those for a model's name or "auto"; the first is the one to begin with, each cheaper than the last.
 
-        Raises ModelError when there is no such model.
+        Raises ModelError when there is no such model; of those that nobody named, what cannot run is left out.
         """
         choosing = name == AUTO and self._live
         family = _family(find_model(name), smaller_only=not choosing)
+        if choosing:
+            family = self._able(family)
         smallest = family[-1]
         ways = [*((model.name, model, 1.0) for model in family)]
         ways.append((f"{smallest.name} at half size", smallest, HALF))
@@ -80,6 +83,20 @@ class Ladder:
         if scale == 1.0:
             return load_engine(config, self._size)
         return ScaledEngine(load_engine(config, scaled_size(self._size, scale)), self._size)
+
+    def _able(self, family: Sequence[Model]) -> list[Model]:
+        """Those that can be measured; raises why the last cannot where none can."""
+        able: list[Model] = []
+        for model in family:
+            try:
+                self._measured(model, model.name, 1.0)
+            except SharpCamError as error:
+                if model is family[-1] and not able:
+                    raise
+                log.warning("left out: model=%s: %s", model.name, error)
+            else:
+                able.append(model)
+        return able
 
     def _affords(self, cost: Cost) -> bool:
         in_time = cost.seconds * self._fps <= SHARE_OF_TIME

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -51,7 +52,8 @@ class MediaSink:
 
     `timing` says what sets the timestamps: "sequence" numbers at `fps` (files; gaps stay gaps), "media" times (files
     whose rate varies) or "captured" times (cameras, whose rate does). `audio_from` is a file whose audio is copied
-    along, unchanged, where the container can hold it. `crf` is the encoder's quality (lower is better) and `preset`
+    along, unchanged, where the container can hold it: as far as the pictures go, or, where `whole` says at the end that
+    they are all that there were, to its own end. `crf` is the encoder's quality (lower is better) and `preset`
     its effort.
 
     Frames go to a hidden file beside the target; `close` gives it its name, `abort` removes it. A file that
@@ -68,6 +70,7 @@ class MediaSink:
         color: Color,
         audio_from: str | Path | None = None,
         *,
+        whole: Callable[[], bool] = lambda: False,
         timing: Timing = "sequence",
         pixel_aspect: Fraction = Fraction(1),
         crf: int = 16,
@@ -79,7 +82,7 @@ class MediaSink:
         container, codecs = _KINDS[self.path.suffix.lower()]
         codec = _first_encoder(codecs)
         self.size, self.fps, self.color = size, float(fps), color
-        self._timing = timing
+        self._timing, self._whole = timing, whole
         self._first: int | None = 0 if audio_from is not None and timing != "captured" else None
         self._last_pts = -1
         self._temporary = temporary_beside(self.path)
@@ -139,7 +142,8 @@ class MediaSink:
                 for packet in self._stream.encode(None):
                     self._container.mux(packet)
                 if self._audio is not None:
-                    self._audio.copy_until(float((self._last_pts + 1) * self._clock), self._container.mux)
+                    end = math.inf if self._whole() else float((self._last_pts + 1) * self._clock)
+                    self._audio.copy_until(end, self._container.mux)
                     self._audio.close()
                 container, self._container = self._container, None
                 container.close()
@@ -194,13 +198,15 @@ class _Audio:
     def open(cls, path: Path, target: OutputContainer, name: Path) -> _Audio | None:
         """The audio of `path`, its streams made in `target`; None when there is nothing to copy."""
         try:
-            source = av.open(str(path))
+            source = av.open(f"file:{path}")
         except (av.FFmpegError, OSError) as error:
             raise MediaError(f"cannot read the audio of {path}: {error}") from error
         streams = {}
         for stream in source.streams.audio:
             if stream.codec_context.name in target.supported_codecs:
-                streams[stream.index] = target.add_stream_from_template(stream)
+                copy = streams[stream.index] = target.add_stream_from_template(stream)
+                copy.metadata.update(stream.metadata)
+                copy.disposition = stream.disposition
             else:
                 log.warning(
                     "audio: %s cannot hold %s, so it is left out; use .mkv to keep it",

@@ -56,6 +56,7 @@ class MediaSource:
         self.live, self.loop = live, loop
         self.damaged = False
         self._lock = threading.Lock()
+        self.ended = False
         self._closed = threading.Event()
         self._container, stream = _open(self.path)
         try:
@@ -76,7 +77,11 @@ class MediaSource:
         self.color = _own_color(first)
         rate = stream.average_rate or stream.guessed_rate or Fraction(30)
         self.fps = min(1000.0, max(0.1, float(rate)))
-        self.is_uneven = stream.base_rate is None or float(stream.base_rate) > 1.01 * self.fps
+        # a film of 30 frames a second that lacks a few has fewer on average; numbered by these it would run ahead
+        steady = float(stream.base_rate or 0)
+        self.is_uneven = not 0 < steady <= 1.01 * self.fps
+        if not self.is_uneven:
+            self.fps = max(self.fps, steady)
         self.duration = _duration(self._container, stream)
         self.frame_count = stream.frames or (round(self.duration * self.fps) if self.duration else None)
         self.has_audio = bool(self._container.streams.audio)
@@ -131,6 +136,7 @@ class MediaSource:
             self._pictures = self._decode(self._container, stream)
             self._pending = next(self._pictures, None)
         if self._pending is None:
+            self.ended = True
             raise EOFError(f"end of {self.path}")
         return self._pending
 
@@ -190,7 +196,7 @@ def _open(path: Path) -> tuple[InputContainer, VideoStream]:
     if path.is_dir():
         raise MediaError(f"{path} is a folder", "name a video file")
     try:
-        container = av.open(str(path))
+        container = av.open(f"file:{path}")  # a name with a colon is no address, and no address is opened
     except FileNotFoundError as error:
         raise MediaError(f"there is no file {path}", "check the name") from error
     except PermissionError as error:

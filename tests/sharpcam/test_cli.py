@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ import sharpcam.cli.run
 import sharpcam.daemon.ladder
 from sharpcam import __version__
 from sharpcam.cli import app
+from sharpcam.cli.ending import ending_signals
 from sharpcam.config import load_config
 from sharpcam.engine import Engine
 from sharpcam.errors import DeviceBusy, MediaError
@@ -372,6 +374,59 @@ def test_signals_end_it_cleanly(
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_is_being_closed_is_closed_in_peace(
+    number: int, camera: Camera, sink: Sink, monkeypatch: pytest.MonkeyPatch, model: tuple[object, ...]
+) -> None:
+    """An impatient second Ctrl-C must not cost the film."""
+    camera.script[10] = lambda: os.kill(os.getpid(), number)
+
+    def close() -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(0.05)
+        sink.calls.append("closed")
+
+    monkeypatch.setattr(sink, "close", close)
+    code, out, err = run("run", *model)
+    assert (code, err) == (0, "")
+    assert sink.calls == ["closed"]
+    assert "ended: " in out
+
+
+def test_two_signals_at_once_end_it_like_one(camera: Camera, sink: Sink, model: tuple[object, ...]) -> None:
+    def both() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    camera.script[10] = both
+    code, out, err = run("run", *model)
+    assert (code, err) == (0, "")
+    assert sink.calls == ["close"]
+    assert "ended: terminated" in out
+
+
+def test_three_signals_end_what_hangs() -> None:
+    with ending_signals() as signals:
+        heard: list[str] = []
+        signals.go_to(heard.append)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt, match="interrupted"):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert heard == ["terminated", "terminated"]
+
+
+def test_what_is_ignored_stays_so() -> None:
+    """`nohup` does no more than that."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ending_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_before_the_first_frame(
     number: int, camera: Camera, sink: Sink, monkeypatch: pytest.MonkeyPatch, model: tuple[object, ...]
@@ -570,6 +625,54 @@ def test_the_meeting_goes_on_when_nobody_reads_the_status(
     assert sharpcam.cli.run.run_run(config, Path("/nowhere"), duration=0.6) == 0
     assert len(written) > 1
     assert "ended: duration" in capsys.readouterr().out
+
+
+def test_a_terminal_that_takes_nothing_stops_nothing(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch, yuv_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-S stops it for as long as one likes; orders are followed all the while."""
+    resumed = threading.Event()
+
+    class Stopped(io.StringIO):
+        def write(self, text: str) -> int:
+            resumed.wait(30)
+            return len(text)
+
+    monkeypatch.setattr(sys, "stderr", Stopped())
+    monkeypatch.setattr(sharpcam.cli.run, "_PLAIN_EVERY_S", 0.05)
+    monkeypatch.setattr(sharpcam.cli.run, "_WAIT_S", 0.1)
+    config = load_config(flags={"model.name": str(yuv_model), "model.provider": "cpu"}, env={})
+    try:
+        assert sharpcam.cli.run.run_run(config, Path("/nowhere"), duration=0.4) == 0
+        assert not resumed.is_set()
+    finally:
+        resumed.set()
+    assert sink.calls == ["close"]
+    assert "ended: duration" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell closes them")
+def test_standard_files_may_be_closed(tmp_path: Path) -> None:
+    command = f"exec {shlex.quote(sys.executable)} -m sharpcam models >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command]).returncode == 0
+
+
+def test_a_report_may_go_where_no_file_is(tmp_path: Path, model: tuple[object, ...]) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    assert run("run", *model, "--frames", 3, "--report", pipe)[0] == 0
+    reader.join(10)
+    assert json.loads(read[0])["exit"] == "frames"
+    assert pipe.is_fifo()
+    (tmp_path / "real.json").write_text("old")
+    link = tmp_path / "link.json"
+    link.symlink_to("real.json")
+    assert run("run", *model, "--frames", 3, "--report", link)[0] == 0
+    assert link.is_symlink()
+    assert json.loads((tmp_path / "real.json").read_text())["exit"] == "frames"
 
 
 # Models

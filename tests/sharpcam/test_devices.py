@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,6 +120,19 @@ def test_a_camera_is_found_by_index_node_name_port_and_id(machine: Machine, want
     if wanted == "BY_ID":
         wanted = str(machine.links / "usb-Maker_HD_Webcam-index0")
     assert find_camera(wanted).node == "/dev/video2"
+
+
+def test_two_cameras_in_one_case_are_found_again_each(machine: Machine) -> None:
+    """One that sees infrared has the same bus."""
+    machine.add(0, "Front", caps=Caps.CAPTURE)
+    machine.add(2, "Front IR", caps=Caps.CAPTURE)
+    front, infrared = (machine.nodes[f"/dev/video{n}"] for n in (0, 2))
+    machine.nodes["/dev/video2"] = replace(infrared, bus_info=front.bus_info)  # type: ignore[type-var, union-attr]
+    for wanted in (None, "front ir"):
+        camera = find_camera(wanted)
+        assert find_camera(camera.address) == camera
+    machine.add(4, "Other")
+    assert find_camera("other").address == "usb-4"
 
 
 def test_an_ambiguous_name_lists_all_that_fit(machine: Machine) -> None:
@@ -308,6 +323,22 @@ def test_holders_are_other_processes_that_have_it_open(tmp_path: Path) -> None:
         assert holding.held_by([holder]) == f"{holder.name} (pid {other.pid})"
         other.stdin.close()
     assert holding.held_by([]) == "another program"
+
+
+def test_a_name_cut_within_a_letter_is_a_name(tmp_path: Path) -> None:
+    """The kernel keeps 15 bytes of it."""
+    path = tmp_path / "video0"
+    path.write_text("")
+    program = tmp_path / "видеосвязь"
+    program.write_bytes(Path(shutil.which("cat") or "").read_bytes())
+    program.chmod(0o700)
+    with path.open() as held, subprocess.Popen([program], stdin=subprocess.PIPE, stdout=held) as other:
+        limit = time.monotonic() + 10
+        while not (found := holding.holders(str(path))) and time.monotonic() < limit:
+            time.sleep(0.01)
+        assert [holder.pid for holder in found] == [other.pid]
+        assert found[0].name.startswith("видеосв")
+        other.stdin.close()  # type: ignore[union-attr]
 
 
 @pytest.fixture

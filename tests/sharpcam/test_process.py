@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import threading
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 import pytest
+from av.stream import Disposition
 from films import GREYS, film, grey, number_of, read_all
 from typer.testing import CliRunner
 
+import sharpcam.cli.process
 from sharpcam import process, stills
 from sharpcam.cli import app
 from sharpcam.errors import ConfigError, FormatMismatch, MediaError, ModelError
@@ -422,6 +427,54 @@ def test_pictures_that_come_in_bursts_keep_their_times(tmp_path, fake, suffix):
     assert came == times
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_film_that_lacks_a_few_frames_does_not_run_ahead_of_its_sound(tmp_path, fake, suffix):
+    times = [round(n * 1000 / 30) for n in range(900) if not 600 <= n < 606]
+    path = film(tmp_path / f"a{suffix}", len(times), fps=30, times=times)
+    job(path, tmp_path / f"b{suffix}", fake)
+    with av.open(str(tmp_path / f"b{suffix}")) as made:
+        came = [1000 * picture.time for picture in made.decode(video=0)]
+    assert came == pytest.approx(times, abs=18)
+
+
+def test_sound_goes_on_beyond_the_last_picture(tmp_path, fake):
+    path = film(tmp_path / "a.mkv", 25, fps=5, times=[40 * n for n in range(25)], tone="flac")
+    job(path, tmp_path / "b.mkv", fake)
+    with av.open(str(path)) as old, av.open(str(tmp_path / "b.mkv")) as new:
+        ends = [max(p.pts * p.time_base for p in c.demux(audio=0) if p.pts is not None) for c in (old, new)]
+    assert ends[0] > 4.8
+    assert ends[1] == pytest.approx(float(ends[0]), abs=0.01)
+
+
+def test_tracks_keep_their_language(tmp_path, fake):
+    plain, spoken = film(tmp_path / "a.mkv", 10, tone="flac"), tmp_path / "b.mkv"
+    with av.open(str(plain)) as old, av.open(str(spoken), "w") as new:
+        copies = {s.index: new.add_stream_from_template(s) for s in old.streams}
+        other = new.add_stream_from_template(old.streams.audio[0])
+        sound = copies[old.streams.audio[0].index]
+        sound.metadata["language"], other.metadata["language"] = "deu", "eng"
+        sound.disposition, other.disposition = 0, Disposition.default
+        for packet in old.demux():
+            if packet.pts is None:
+                continue
+            packet.stream = copies[packet.stream.index]
+            new.mux(packet)
+    job(spoken, tmp_path / "c.mkv", fake)
+    with av.open(str(tmp_path / "c.mkv")) as made:
+        assert made.streams.audio[0].metadata["language"] == "deu"
+        assert not made.streams.audio[0].disposition & Disposition.default
+
+
+def test_a_name_with_a_colon_is_a_name_and_no_address_is_opened(tmp_path, fake, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    film(tmp_path / "film.mp4", 5, tone="aac").rename(tmp_path / "2026-01-01T10:30:00.mp4")
+    job(Path("2026-01-01T10:30:00.mp4"), Path("b.mp4"), fake)
+    assert MediaSource("b.mp4").has_audio
+    for address in ("http://127.0.0.1:9/x.mp4", "udp://239.0.0.1:9/x.mp4"):
+        with pytest.raises(MediaError, match="there is no file"):
+            MediaSource(address)
+
+
 def test_files_of_an_even_rate_keep_their_clock(tmp_path, fake):
     for suffix in (".mp4", ".mkv"):
         source = MediaSource(film(tmp_path / f"a{suffix}", 20, fps=24))
@@ -557,6 +610,20 @@ def test_the_command_does_a_film(tmp_path, yuv_model):
     assert "tiny" in out
     seen = read_all(MediaSource(tmp_path / "b.mp4"))
     assert [sequence for _, sequence in seen] == list(range(12))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_command_that_is_ended_leaves_nothing(tmp_path, yuv_model, monkeypatch, number):
+    film(tmp_path / "a.mp4", 12)
+
+    @contextlib.contextmanager
+    def progress(unit):
+        yield lambda done, total: os.kill(os.getpid(), number) if done == 5 else None
+
+    monkeypatch.setattr(sharpcam.cli.process, "_progress", progress)
+    code, _, _ = run("process", tmp_path / "a.mp4", tmp_path / "b.mp4", "--model", yuv_model, "--threads", 1)
+    assert code == 130
+    assert sorted(os.listdir(tmp_path)) == ["a.mp4", "models"]
 
 
 def test_the_command_at_strength_nought_gives_pictures_back(tmp_path, yuv_model):

@@ -18,7 +18,7 @@ from sharpcam.daemon.ladder import Ladder
 from sharpcam.daemon.lighter import Passing, ScaledEngine
 from sharpcam.daemon.setup import _why_always
 from sharpcam.engine import Engine
-from sharpcam.errors import DeviceBusy, DeviceDenied, DeviceLost, DeviceNotFound, SharpCamError
+from sharpcam.errors import DeviceBusy, DeviceDenied, DeviceLost, DeviceNotFound, ModelError, SharpCamError
 from sharpcam.frame import Frame
 from sharpcam.governor import Step
 from sharpcam.models import find_model
@@ -85,6 +85,23 @@ def test_how_much_auto_takes() -> None:
     assert auto(Costs(xs=1, s=2, m=4, l=10, cpu=4))[0].name == "m", "1.2 of 2 cores is too much, 0.5 is not"
     assert auto(Costs(xs=4, s=8, m=16, l=40), fps=60)[0].name == "s"
     assert auto(Costs(xs=100, s=200, m=300, l=400))[0].name == "xs", "none fits: the smallest"
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_model_that_cannot_run_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Costs):
+        def cost(self, about: dict[str, Any], measured: Any) -> Cost:
+            if about["model"] in self.broken:
+                raise ModelError(f"{about['model']} is damaged")
+            return super().cost(about, measured)
+
+    costs = Broken(s=8, l=40)
+    costs.broken = {"xs", "m"}  # type: ignore[attr-defined]
+    assert names(auto(costs)) == ["s", "s at half size", "off"]
+    assert "left out: model=m: m is damaged" in caplog.text
+    costs.broken = {"xs", "s", "m", "l"}  # type: ignore[attr-defined]
+    with pytest.raises(ModelError, match="is damaged"):
+        auto(costs)
 
 
 @pytest.mark.usefixtures("installed")

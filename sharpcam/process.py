@@ -13,6 +13,7 @@ import numpy as np
 
 from sharpcam.errors import ConfigError, FormatMismatch, MediaError, SharpCamError
 from sharpcam.frame import MAX_SIDE, Frame
+from sharpcam.picture_tiles import in_tiles, tile_size
 from sharpcam.sinks.media import MediaSink, check_video_name
 from sharpcam.sources.media import MediaSource
 from sharpcam.stills import SUFFIXES, Picture, Sharpener, beside, read_picture, sharpen_picture, write_picture
@@ -122,20 +123,21 @@ def run_job(
     *,
     strength: float = 1.0,
     compare: bool = False,
+    tiled: bool = False,
     on_progress: OnProgress = lambda done, total: None,
 ) -> Outcome:
-    """Does the job with the engine that `load` makes for frames of a size.
+    """Does the job with the engine that `load` makes for frames of a size; pictures piece by piece where `tiled`.
 
     A picture that cannot be read or sharpened is left out and listed; anything else that goes wrong is
     raised, with nothing half-written. Pictures that were finished before stay.
     """
     if job.video is not None:
         return _run_video(job.video, job.output, load, strength, compare, on_progress)
-    return _run_pictures(job, load, strength, compare, on_progress)
+    return _run_pictures(job, load, strength, compare, tiled, on_progress)
 
 
 def _run_pictures(
-    job: Job, load: LoadEngine, strength: float, compare: bool, on_progress: OnProgress
+    job: Job, load: LoadEngine, strength: float, compare: bool, tiled: bool, on_progress: OnProgress
 ) -> Outcome:
     failures = list(job.failures)
     engine: Sharpener | None = None
@@ -153,11 +155,15 @@ def _run_pictures(
                         "scale it down first",
                     )
                 if engine is None:
-                    engine = load(_engine_size(picture))
+                    size = _engine_size(picture)
+                    engine = load(tile_size(size) if tiled else size)
                     engine.strength = strength
                 if not job.clip:
                     engine.reset()
-                rgb = sharpen_picture(engine, picture.rgb, number)
+                if tiled:
+                    rgb = in_tiles(engine, picture.rgb)
+                else:
+                    rgb = sharpen_picture(engine, picture.rgb, number)
             except (MediaError, FormatMismatch) as error:
                 if not job.is_folder:
                     raise

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from sharpcam.cli.ending import ending_signals
 from sharpcam.engine import Engine
+from sharpcam.models import find_model
+from sharpcam.picture_tiles import goes_in_tiles
 from sharpcam.process import OnProgress, Outcome, plan, run_job
 
 
@@ -27,12 +29,16 @@ def run_process(
     """Sharpens `input` into `output`; gives the exit code: 1 when a picture of a folder could not be done."""
     job = plan(input, output, clip)
 
+    found = find_model(model)
+
     def load(size: tuple[int, int]) -> Engine:
-        return Engine.load(model, size, provider, threads)
+        return Engine.load(found, size, provider, threads)
 
     start = time.monotonic()
     with ending_signals(), _progress("frames" if job.video else "pictures") as on_progress:
-        outcome = run_job(job, load, strength=strength, compare=compare, on_progress=on_progress)
+        outcome = run_job(
+            job, load, strength=strength, compare=compare, tiled=goes_in_tiles(found), on_progress=on_progress
+        )
     _report(outcome, job.video is not None, time.monotonic() - start)
     return 1 if outcome.failures else 0
 

@@ -11,7 +11,6 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +22,7 @@ from sharpcam.engine import Engine
 from sharpcam.errors import FormatMismatch, ModelError, SharpCamError
 from sharpcam.geometry import to_rgb
 from sharpcam.models import Model, find_models
+from sharpcam.picture_tiles import goes_in_tiles, in_tiles, tile_size
 from sharpcam.quality import psnr, size_text, ssim
 from sharpcam.sources.testcard import TestCard
 from sharpcam.stills import decode_picture, sharpen_picture
@@ -34,9 +34,6 @@ U8 = NDArray[np.uint8]
 WEBCAM = (1280, 720)  # the most that a simulated webcam gives
 SCENE_FPS = 30.0
 MEMORY = 12  # frames of the test card that a model sees before the one that is shown
-# a teacher of hundreds of layers takes gigabytes and minutes for a whole photo: in tiles it takes neither at once
-TILE_ABOVE = 50_000.0  # multiply-accumulates per pixel
-TILE, MARGIN = 384, 32  # pixels; the margin of each tile is thrown away
 _SSIM_SIDE = 11
 
 
@@ -96,9 +93,9 @@ class Comparison:
     def _sharpen(self, model: Model, clip: list[U8], truth: U8 | None) -> None:
         start = time.perf_counter()
         self._tell("progress", name=model.name, share=0.0)
-        tiled = (model.manifest.macs_per_pixel or 0) > TILE_ABOVE
+        tiled = goes_in_tiles(model)
         whole = clip[-1].shape[1], clip[-1].shape[0]
-        size = (min(whole[0], TILE), min(whole[1], TILE)) if tiled else whole
+        size = tile_size(whole) if tiled else whole
         engine = Engine.load(model, _even(size), "cpu", self._threads)
         engine.strength = self._job.strength
 
@@ -130,32 +127,6 @@ class Comparison:
 
     def _tell(self, kind: str, **facts: Any) -> None:
         _write(self._out, record(kind, **facts))
-
-
-def in_tiles(engine: Engine, rgb: U8, progress: Callable[[float], None]) -> U8:
-    """`rgb` (H, W, 3), sharpened piece by piece, all of one size, each on its own.
-
-    As Restormer's published demo does it, but with the margin cut off instead of averaged.
-    """
-    height, width = rgb.shape[:2]
-    high, wide = min(height, TILE), min(width, TILE)
-    tops, lefts = _starts(height, high), _starts(width, wide)
-    out = np.empty_like(rgb)
-    for number, (top, left) in enumerate((t, x) for t in tops for x in lefts):
-        engine.reset()
-        tile = sharpen_picture(engine, np.ascontiguousarray(rgb[top : top + high, left : left + wide]))
-        above, before = (MARGIN if top else 0), (MARGIN if left else 0)
-        out[top + above : top + high, left + before : left + wide] = tile[above:, before:]
-        progress((number + 1) / (len(tops) * len(lefts)))
-    return out
-
-
-def _starts(length: int, tile: int) -> list[int]:
-    """Where tiles begin that overlap by two margins and end where the picture ends."""
-    if length == tile:
-        return [0]
-    step = tile - 2 * MARGIN
-    return [*range(0, length - tile, step), length - tile]
 
 
 def soften(rgb: U8) -> U8:

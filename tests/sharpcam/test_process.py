@@ -18,7 +18,7 @@ from films import GREYS, film, grey, number_of, read_all
 from typer.testing import CliRunner
 
 import sharpcam.cli.process
-from sharpcam import process, stills
+from sharpcam import picture_tiles, process, stills
 from sharpcam.cli import app
 from sharpcam.errors import ConfigError, FormatMismatch, MediaError, ModelError
 from sharpcam.frame import MAX_SIDE, Color, ColorMatrix, ColorRange, Frame
@@ -310,6 +310,22 @@ def test_unreadable_pictures_are_left_out_and_listed(tmp_path, fake):
     assert outcome.done == 2
     assert [("b.png" in str(e), bool(e.hint)) for e in outcome.failures] == [(True, True)]
     assert sorted(os.listdir(tmp_path / "out")) == ["a.png", "c.png"]
+
+
+def test_what_is_too_much_at_once_goes_in_tiles(tmp_path, fake, monkeypatch):
+    monkeypatch.setattr(picture_tiles, "TILE", 64)
+    monkeypatch.setattr(picture_tiles, "MARGIN", 8)
+    rgb = photo(150, 100)
+    sizes = []
+    real = fake.process
+    monkeypatch.setattr(fake, "process", lambda frame, out: sizes.append(frame.size) or real(frame, out))
+    save(tmp_path / "a.png", rgb)
+    job(tmp_path / "a.png", tmp_path / "b.png", fake)
+    assert sizes == [(150, 100)]
+    job(tmp_path / "a.png", tmp_path / "c.png", fake, tiled=True)
+    assert len(sizes) == 7
+    assert set(sizes[1:]) == {(64, 64)}
+    assert np.abs(load(tmp_path / "c.png").astype(int) - load(tmp_path / "b.png")).max() <= 2
 
 
 def test_a_picture_too_large_for_a_frame_is_named(tmp_path, fake):

@@ -19,11 +19,13 @@ from page_rig import Rig, noise, until
 
 import sharpcam.web.compare
 import sharpcam.web.worker
+from sharpcam import picture_tiles
 from sharpcam.engine import Engine
+from sharpcam.picture_tiles import in_tiles
 from sharpcam.quality import psnr, ssim
 from sharpcam.stills import sharpen_picture
 from sharpcam.web.job import Job, record
-from sharpcam.web.worker import Comparison, in_tiles, soften
+from sharpcam.web.worker import Comparison, soften
 
 ROUND = 3  # decimals of a PSNR
 
@@ -169,8 +171,8 @@ def test_only_installed_models(tmp_path: Path, yuv_model: Path) -> None:
 @pytest.mark.parametrize("size", [(64, 48), (96, 48), (97, 61), (200, 130)])
 def test_tiles(tiny_installed: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that works on every pixel for itself gives in tiles what it gives in one piece."""
-    monkeypatch.setattr(sharpcam.web.worker, "TILE", 64)
-    monkeypatch.setattr(sharpcam.web.worker, "MARGIN", 8)
+    monkeypatch.setattr(picture_tiles, "TILE", 64)
+    monkeypatch.setattr(picture_tiles, "MARGIN", 8)
     whole = noise(*size)
     engine = Engine.load(tiny_installed, (64, 48), "cpu", 1)
     steps: list[float] = []
@@ -188,9 +190,9 @@ def _even(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def test_costly_models_go_in_tiles(tiny_installed: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharpcam.web.worker, "TILE_ABOVE", 1.0)
-    monkeypatch.setattr(sharpcam.web.worker, "TILE", 64)
-    monkeypatch.setattr(sharpcam.web.worker, "MARGIN", 8)
+    monkeypatch.setattr(picture_tiles, "COSTLY", 1.0)
+    monkeypatch.setattr(picture_tiles, "TILE", 64)
+    monkeypatch.setattr(picture_tiles, "MARGIN", 8)
     told = compared({"source": "upload", "models": [tiny_installed]}, png(noise(128, 64)))
     shares = [facts["share"] for facts, _ in told if facts["kind"] == "progress"]
     assert len(shares) > 2

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -172,9 +172,10 @@ def _run_pictures(
             if job.is_folder:
                 _make_folder(job.output)
             if compare:
-                write_picture(target, Picture(beside(picture.rgb, rgb, _DIVIDER)))
+                both = beside(picture.rgb, rgb, _DIVIDER)
+                write_picture(target, Picture(both, profile=picture.profile))
             else:
-                write_picture(target, Picture(rgb, picture.alpha))
+                write_picture(target, replace(picture, rgb=rgb))
             done += 1
         on_progress(total, total)
         return Outcome(job.output, done, failures, _description(engine))

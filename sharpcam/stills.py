@@ -16,6 +16,7 @@ from sharpcam.errors import MediaError
 from sharpcam.files import write_whole
 from sharpcam.frame import Frame
 from sharpcam.geometry import from_rgb, yuv_to_rgb_matrix
+from sharpcam.icc import rgb_profile, with_profile
 
 U8 = NDArray[np.uint8]
 
@@ -41,10 +42,11 @@ class Sharpener(Protocol):
 
 @dataclass(frozen=True)
 class Picture:
-    """`rgb` (H, W, 3) uint8 and, where the file has it, `alpha` (H, W) uint8."""
+    """`rgb` (H, W, 3) uint8 and, where the file has them, `alpha` (H, W) uint8 and the ICC `profile` of its colours."""
 
     rgb: U8
     alpha: U8 | None = None
+    profile: bytes | None = None
 
 
 def read_picture(path: Path) -> Picture:
@@ -69,9 +71,10 @@ def decode_picture(data: bytes, name: str, alpha: bool = False) -> Picture:
     channel = None
     if alpha:
         whole = _decoded(codes, cv2.IMREAD_UNCHANGED)
-        if whole is not None and whole.shape == (*bgr.shape[:2], 4) and whole.dtype in (np.uint8, np.uint16):
-            channel = (whole[..., 3] // (1 if whole.dtype == np.uint8 else 257)).astype(np.uint8)
-    return Picture(np.ascontiguousarray(bgr[..., ::-1]), channel)
+        if whole is not None and whole.shape[2:] == (4,) and whole.dtype in (np.uint8, np.uint16):
+            whole = (whole // (1 if whole.dtype == np.uint8 else 257)).astype(np.uint8)
+            channel = _turned_like(bgr, whole)
+    return Picture(np.ascontiguousarray(bgr[..., ::-1]), channel, rgb_profile(data))
 
 
 def write_picture(path: Path, picture: Picture) -> None:
@@ -82,7 +85,8 @@ def write_picture(path: Path, picture: Picture) -> None:
     done, data = cv2.imencode(".png", np.ascontiguousarray(channels))
     if not done:
         raise MediaError(f"cannot write {path}: {channels.shape[1]}x{channels.shape[0]} does not fit a PNG")
-    write_whole(path, data.tobytes())
+    png = data.tobytes()
+    write_whole(path, png if picture.profile is None else with_profile(png, picture.profile))
 
 
 def sharpen_picture(engine: Sharpener, rgb: U8, sequence: int = 0) -> U8:
@@ -133,6 +137,20 @@ def _decoded(codes: U8, flags: int) -> NDArray[Any] | None:
         return None
     finally:
         _set_log_level(level)
+
+
+def _turned_like(bgr: U8, whole: U8) -> U8 | None:
+    """The last channel of `whole` (H, W, 4), which is as it lies in the file, upright like `bgr`, its other three."""
+    for mirrored in (whole, whole[:, ::-1]):
+        for turns in range(4):
+            turned = np.rot90(mirrored, turns)
+            # 16 bits are rounded one way or the other
+            if (
+                turned.shape[:2] == bgr.shape[:2]
+                and cv2.norm(np.ascontiguousarray(turned[..., :3]), bgr, cv2.NORM_INF) <= 1
+            ):
+                return np.ascontiguousarray(turned[..., 3])
+    return None
 
 
 def _is_cut_short(data: bytes) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import struct
 import threading
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from sharpcam.cli import app
 from sharpcam.errors import ConfigError, FormatMismatch, MediaError, ModelError
 from sharpcam.frame import MAX_SIDE, Color, ColorMatrix, ColorRange, Frame
 from sharpcam.geometry import from_rgb, to_rgb
+from sharpcam.icc import rgb_profile, with_profile
 from sharpcam.process import plan, run_job
 from sharpcam.sources.media import MediaSource
 from sharpcam.stills import apply_change, read_picture, sharpen_picture
@@ -205,6 +208,78 @@ def test_photographs_are_turned_upright(tmp_path):
     upright = read_picture(tmp_path / "a.jpg").rgb
     assert upright.shape == (48, 32, 3)
     assert upright[:, 20:].mean() > 200 > 50 > upright[:, :12].mean()
+
+
+def chunk(kind, content):
+    """Of a PNG."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_transparency_turns_with_its_picture(tmp_path, fake, orientation, depth):
+    rgba = np.dstack([photo(), photo(seed=2)[..., 0]]).astype(depth)
+    rgba = rgba * 257 if depth is np.uint16 else rgba
+    rgba[:10, :20, 3] = 0
+    png = cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))[1].tobytes()
+    exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0" + bytes([orientation]) + b"\0\0\0\0\0\0\0"
+    (tmp_path / "a.png").write_bytes(png[:33] + chunk(b"eXIf", exif) + png[33:])
+    # as the standard of orientations has it: mirrored, and turned clockwise
+    mirrored, turns = {
+        1: (0, 0),
+        2: (1, 0),
+        3: (0, 2),
+        4: (1, 2),
+        5: (1, 1),
+        6: (0, 3),
+        7: (1, 3),
+        8: (0, 1),
+    }[orientation]
+    upright = np.rot90(rgba[:, ::-1] if mirrored else rgba, turns) // (257 if depth is np.uint16 else 1)
+    picture = read_picture(tmp_path / "a.png")
+    assert np.abs(picture.rgb.astype(int) - upright[..., :3]).max() <= 1
+    np.testing.assert_array_equal(picture.alpha, upright[..., 3])
+
+
+PROFILE = bytes(16) + b"RGB XYZ " + bytes(12) + b"acsp" + bytes(range(256)) * 300
+
+
+def with_icc(kind, profile):
+    data = cv2.imencode(kind, photo())[1].tobytes()
+    if kind == ".png":
+        return with_profile(data, profile)
+    if kind == ".webp":
+        size = struct.pack("<I", 60 - 1)[:3] + struct.pack("<I", 40 - 1)[:3]
+        more = b"VP8X" + struct.pack("<I", 10) + b"\x20\0\0\0" + size
+        more += b"ICCP" + struct.pack("<I", len(profile)) + profile + bytes(len(profile) % 2)
+        return b"RIFF" + struct.pack("<I", 4 + len(more) + len(data) - 12) + b"WEBP" + more + data[12:]
+    parts = [profile[i : i + 60_000] for i in range(0, len(profile), 60_000)]
+    told = [b"ICC_PROFILE\0" + bytes([n + 1, len(parts)]) + part for n, part in enumerate(parts)]
+    marked = b"".join(b"\xff\xe2" + struct.pack(">H", 2 + len(t)) + t for t in reversed(told))
+    return data[:2] + marked + data[2:]
+
+
+@pytest.mark.parametrize("kind", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("compare", [False, True])
+def test_what_colours_mean_goes_along(tmp_path, fake, kind, compare):
+    (tmp_path / f"a{kind}").write_bytes(with_icc(kind, PROFILE))
+    assert read_picture(tmp_path / f"a{kind}").rgb.shape == (40, 60, 3)
+    job(tmp_path / f"a{kind}", tmp_path / "b.png", fake, compare=compare)
+    made = (tmp_path / "b.png").read_bytes()
+    assert rgb_profile(made) == PROFILE
+    assert load(tmp_path / "b.png").shape[0] == 40
+
+
+@pytest.mark.parametrize("kind", [".png", ".jpg", ".webp", ".bmp"])
+def test_profiles_of_other_colours_and_damaged_ones_are_left_out(kind):
+    assert rgb_profile(cv2.imencode(kind, photo())[1].tobytes()) is None
+    if kind == ".bmp":
+        return
+    cmyk = PROFILE.replace(b"RGB ", b"CMYK")
+    assert rgb_profile(with_icc(kind, cmyk)) is None
+    whole = with_icc(kind, PROFILE)
+    for cut in range(0, len(whole), 97):
+        rgb_profile(whole[:cut])  # says nothing, or a part; such files are refused before
 
 
 def test_before_and_after_side_by_side(tmp_path, fake):

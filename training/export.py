@@ -217,7 +217,7 @@ def export_student(
     clips: Source,
     more: Sequence[Path] = (),
     precisions: Iterable[str] = ("uint8",),
-    calibration: int = 40,
+    calibration: int = 48,
     data_notes: Path | None = None,
     evaluations: Iterable[Path] = (),
     version: str = "1.0",

@@ -19,7 +19,7 @@ from sharpcam.models import bundled_folder, read_manifest
 from training.export import calibrate, session
 from training.graph import MEANS, build_model
 from training.halo import halo
-from training.networks.student import GATE_GRID, Student, StudentConfig
+from training.networks.student import CHROMA_GRID, GATE_GRID, Student, StudentConfig
 
 U8 = NDArray[np.uint8]
 STILL = StudentConfig(depth=1, temporal=False)
@@ -183,12 +183,14 @@ def test_the_halo_of_what_ships(folder: Path) -> None:
 
 
 def by_hand(graph: onnx.ModelProto, step: int) -> int:
-    """From the convolutions' kernels: those of the sharpener on its grid, beyond them those of the gate on its."""
+    """From the kernels: those of luma or of chroma on their grids, beyond them those of the gate on its."""
     shapes = {i.name.removesuffix(".weight"): i.dims for i in graph.graph.initializer if len(i.dims) == 4}
-    grid = math.isqrt(shapes["tail"][0] * 2 // 3)
-    sharpener = sum(d[2] // 2 for name, d in shapes.items() if not name.startswith(("gate", "look")))
+    colours = sum(d[2] // 2 for name, d in shapes.items() if name.startswith("chroma"))
+    grid = math.isqrt(shapes["tail"][0] if colours else shapes["tail"][0] * 2 // 3)
+    others = "gate", "look", "chroma"
+    sharpener = sum(d[2] // 2 for name, d in shapes.items() if not name.startswith(others))
     gate = sum(d[2] // 2 for name, d in shapes.items() if name.startswith("gate"))
-    reach = sharpener * grid
+    reach = max(sharpener * grid, colours * CHROMA_GRID)
     if gate:
         reach = (math.ceil(reach / GATE_GRID) + gate) * GATE_GRID
     return math.ceil(reach / step) * step

@@ -16,7 +16,7 @@ from sharpcam.errors import MediaError
 from sharpcam.files import write_whole
 from sharpcam.frame import Frame
 from sharpcam.geometry import from_rgb, yuv_to_rgb_matrix
-from sharpcam.icc import rgb_profile, with_profile
+from sharpcam.headers import rgb_profile, with_profile
 
 U8 = NDArray[np.uint8]
 
@@ -72,7 +72,8 @@ def decode_picture(data: bytes, name: str, alpha: bool = False) -> Picture:
     if alpha:
         whole = _decoded(codes, cv2.IMREAD_UNCHANGED)
         if whole is not None and whole.shape[2:] == (4,) and whole.dtype in (np.uint8, np.uint16):
-            whole = (whole // (1 if whole.dtype == np.uint8 else 257)).astype(np.uint8)
+            if whole.dtype == np.uint16:
+                whole = (whole // 257).astype(np.uint8)
             channel = _turned_like(bgr, whole)
     return Picture(np.ascontiguousarray(bgr[..., ::-1]), channel, rgb_profile(data))
 
@@ -139,18 +140,13 @@ def _decoded(codes: U8, flags: int) -> NDArray[Any] | None:
         _set_log_level(level)
 
 
-def _turned_like(bgr: U8, whole: U8) -> U8 | None:
+def _turned_like(bgr: U8, whole: U8) -> U8:
     """The last channel of `whole` (H, W, 4), which is as it lies in the file, upright like `bgr`, its other three."""
-    for mirrored in (whole, whole[:, ::-1]):
-        for turns in range(4):
-            turned = np.rot90(mirrored, turns)
-            # 16 bits are rounded one way or the other
-            if (
-                turned.shape[:2] == bgr.shape[:2]
-                and cv2.norm(np.ascontiguousarray(turned[..., :3]), bgr, cv2.NORM_INF) <= 1
-            ):
-                return np.ascontiguousarray(turned[..., 3])
-    return None
+    turned = (np.rot90(way, turns) for way in (whole, whole[:, ::-1]) for turns in range(4))
+    fitting = [way for way in turned if way.shape[:2] == bgr.shape[:2]]
+    # the nearest: 16 bits are rounded one way or the other
+    upright = min(fitting, key=lambda way: cv2.norm(np.ascontiguousarray(way[..., :3]), bgr, cv2.NORM_L1))
+    return np.ascontiguousarray(upright[..., 3])
 
 
 def _is_cut_short(data: bytes) -> bool:
@@ -160,9 +156,8 @@ def _is_cut_short(data: bytes) -> bool:
     if not data.startswith(b"\xff\xd8"):
         return data.startswith(b"\x89PNG") and b"IEND" not in data
     at = 2
-    while marker := _MARKER.search(
-        data, at
-    ):  # behind a segment at once, behind a scan's header after its codes
+    # a marker stands behind a segment at once, behind a scan's header after its codes
+    while marker := _MARKER.search(data, at):
         if marker[0] == _END:
             return False
         at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")

@@ -260,7 +260,7 @@ def video_length(path: Path) -> int:
 def _video(path: Path) -> Iterator[av.container.InputContainer]:
     """The opened file; what goes wrong while it is open becomes a DataError."""
     try:
-        with av.open(str(path), "r") as container:
+        with av.open(f"file:{path}", "r") as container:
             if not container.streams.video:
                 raise DataError(f"{path} holds no video")
             yield container

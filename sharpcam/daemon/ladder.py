@@ -51,13 +51,14 @@ class Ladder:
         """
         choosing = name == AUTO and self._live
         family = _family(find_model(name), smaller_only=not choosing)
+        costs: list[Cost] = []
         if choosing:
-            family = self._able(family)
+            family, costs = self._able(family)
         smallest = family[-1]
         ways = [*((model.name, model, 1.0) for model in family)]
         ways.append((f"{smallest.name} at half size", smallest, HALF))
         if choosing:
-            costs = [self._measured(model, model.name, scale) for _, model, scale in ways]
+            costs.append(self._measured(smallest, smallest.name, HALF))
             first = next((i for i, c in enumerate(costs[: len(family)]) if self._affords(c)), len(family) - 1)
         else:  # by their arithmetic
             work = [(m.manifest.macs_per_pixel or 1.0) * _work(scale) for _, m, scale in ways]
@@ -84,19 +85,21 @@ class Ladder:
             return load_engine(config, self._size)
         return ScaledEngine(load_engine(config, scaled_size(self._size, scale)), self._size)
 
-    def _able(self, family: Sequence[Model]) -> list[Model]:
-        """Those that can be measured; raises why the last cannot where none can."""
+    def _able(self, family: Sequence[Model]) -> tuple[list[Model], list[Cost]]:
+        """Those that can be measured, and what they cost; raises why the last cannot where none can."""
         able: list[Model] = []
+        costs: list[Cost] = []
         for model in family:
             try:
-                self._measured(model, model.name, 1.0)
+                cost = self._measured(model, model.name, 1.0)
             except SharpCamError as error:
                 if model is family[-1] and not able:
                     raise
                 log.warning("left out: model=%s: %s", model.name, error)
             else:
                 able.append(model)
-        return able
+                costs.append(cost)
+        return able, costs
 
     def _affords(self, cost: Cost) -> bool:
         in_time = cost.seconds * self._fps <= SHARE_OF_TIME

@@ -200,7 +200,7 @@ class _Audio:
         try:
             source = av.open(f"file:{path}")
         except (av.FFmpegError, OSError) as error:
-            raise MediaError(f"cannot read the audio of {path}: {error}") from error
+            raise MediaError(f"cannot read the audio of {path}: {error.strerror or error}") from error
         streams = {}
         for stream in source.streams.audio:
             if stream.codec_context.name in target.supported_codecs:

@@ -202,7 +202,9 @@ def _open(path: Path) -> tuple[InputContainer, VideoStream]:
     except PermissionError as error:
         raise MediaError(f"cannot read {path}: permission denied", "check its permissions") from error
     except (av.FFmpegError, OSError) as error:
-        raise MediaError(f"{path} is not a video that can be read: {error}", _HINT_CONVERT) from error
+        raise MediaError(
+            f"{path} is not a video that can be read: {error.strerror or error}", _HINT_CONVERT
+        ) from error
     # cover art is a video stream by name, and FFmpeg draws text files as terminal pictures
     films = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not films or container.format.name == "tty":

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from sharpcam.errors import MediaError
 from sharpcam.frame import MAX_SIDE
+from sharpcam.headers import PNG, jpeg_segments
 
 MAX_PIXELS = 1 << 24  # 16 megapixels; the process that decodes more may fill the memory
-_PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # "start of frame", ITU-T T.81 table B.1
-_BARE = frozenset(range(0xD0, 0xD8)) | {0x01}  # markers without a segment
 
 
 def check_picture(data: bytes) -> tuple[int, int]:
     """(width, height) as the file's header tells it; raises MediaError unless it is a PNG or JPEG to work on."""
-    if data.startswith(_PNG):
+    if data.startswith(PNG):
         size = _png_size(data)
     elif data.startswith(_JPEG):
         size = _jpeg_size(data)
@@ -38,15 +37,7 @@ def _png_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker in _SOF:
-            return int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
-        if marker == 0xFF:  # padding
-            at += 1
-        elif marker in _BARE:
-            at += 2
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    for marker, content in jpeg_segments(data):
+        if marker in _SOF and len(content) >= 5:
+            return int.from_bytes(content[3:5], "big"), int.from_bytes(content[1:3], "big")
     return None

@@ -25,7 +25,7 @@ from sharpcam.cli import app
 from sharpcam.errors import ConfigError, FormatMismatch, MediaError, ModelError
 from sharpcam.frame import MAX_SIDE, Color, ColorMatrix, ColorRange, Frame
 from sharpcam.geometry import from_rgb, to_rgb
-from sharpcam.icc import rgb_profile, with_profile
+from sharpcam.headers import rgb_profile, with_profile
 from sharpcam.process import plan, run_job
 from sharpcam.sources.media import MediaSource
 from sharpcam.stills import apply_change, read_picture, sharpen_picture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from fake_gpu import gpu as gpu
 from tiny_models import rgb_graph, write_yuv_model
 
 from sharpcam.frame import Frame
+
+
+def pytest_configure() -> None:
+    """What a script starts in the background ignores Ctrl-C, which some tests press."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
